@@ -1,0 +1,1 @@
+//! The device model: PCI function, registers, VRAM, copy engine. It knows no VMM.

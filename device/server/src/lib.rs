@@ -1,0 +1,1 @@
+//! The vfio-user server: protocol, transport, and the adapter to the device model.

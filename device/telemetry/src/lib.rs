@@ -1,0 +1,4 @@
+//! What the device counts, and the snapshot it is read as.
+#![forbid(unsafe_code)]
+
+pub mod snapshot;

@@ -1,0 +1,190 @@
+//! The snapshot: all that the device counts, as one versioned JSON document.
+
+use serde::{Deserialize, Serialize};
+
+/// Schema of this document.
+pub const SCHEMA: &str = "hmmgpu.telemetry/1";
+
+/// Where bytes went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// System memory to VRAM.
+    SysToDev,
+    /// VRAM to system memory.
+    DevToSys,
+    /// VRAM to VRAM.
+    DevToDev,
+    /// System memory to system memory.
+    SysToSys,
+}
+
+/// Why bytes went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A program asked for it.
+    Prefetch,
+    /// A fault of the GPU.
+    GpuFault,
+    /// A fault of a CPU.
+    CpuFault,
+    /// VRAM was needed for something else, or goes away.
+    Evict,
+}
+
+/// All that was counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Host's monotonic clock in nanoseconds.
+    pub time_ns: u64,
+    /// Device generation: resets since the server started.
+    pub generation: u32,
+    /// VRAM by order.
+    pub vram: Vram,
+    /// Transfers since the server started.
+    pub transfers: Vec<Transfers>,
+    /// Migrations since the server started.
+    pub spans: Vec<Spans>,
+    /// Events that are not transfers.
+    pub events: Events,
+    /// Windows between marks, in order; the first ones are dropped beyond a bound.
+    pub windows: Vec<Window>,
+    /// Windows that were dropped.
+    pub windows_dropped: u64,
+}
+
+/// VRAM as the driver's notes describe it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vram {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Folios in use by order: `[order, folios]`, orders with none left out.
+    pub folios: Vec<(u8, u64)>,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Most bytes in use at any time.
+    pub peak_bytes: u64,
+    /// Notes that contradict the notes before them, such as a free of what is not allocated.
+    pub inconsistent_notes: u64,
+}
+
+/// What the engines moved, for one order, direction and trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transfers {
+    /// Folio order.
+    pub order: u8,
+    /// Direction; fills have that of a copy into the same aperture from system memory.
+    pub direction: Direction,
+    /// Trigger.
+    pub trigger: Trigger,
+    /// Folios copied.
+    pub folios: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Folios filled.
+    pub filled_folios: u64,
+    /// Bytes filled.
+    pub filled_bytes: u64,
+    /// Time that engines were busy with it, in nanoseconds.
+    pub engine_ns: u64,
+    /// Descriptors that failed.
+    pub errors: u64,
+    /// Engine time for each descriptor.
+    pub latency: Latency,
+}
+
+/// Migrations (spans), for one order, direction and trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spans {
+    /// Largest folio order that moved.
+    pub order: u8,
+    /// Direction.
+    pub direction: Direction,
+    /// Trigger.
+    pub trigger: Trigger,
+    /// Spans that ended.
+    pub count: u64,
+    /// Pages that were asked to move.
+    pub pages_asked: u64,
+    /// Pages that moved.
+    pub pages_moved: u64,
+    /// Time in which at least one span of this kind was open, in nanoseconds of the host's
+    /// monotonic clock: spans that overlap count once.
+    pub busy_ns: u64,
+    /// Time of each span.
+    pub latency: Latency,
+}
+
+/// A distribution of times.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Samples.
+    pub count: u64,
+    /// Smallest, in nanoseconds.
+    pub min_ns: u64,
+    /// Largest, in nanoseconds.
+    pub max_ns: u64,
+    /// Percentiles, in nanoseconds: 50, 90, 99, 99.9.
+    pub p50_ns: u64,
+    /// See `p50_ns`.
+    pub p90_ns: u64,
+    /// See `p50_ns`.
+    pub p99_ns: u64,
+    /// See `p50_ns`.
+    pub p999_ns: u64,
+    /// Histogram: `[upper bound in nanoseconds, samples]`, empty buckets left out.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// Events that are not transfers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Large folios in VRAM that were split: `[order, folios]`.
+    pub splits: Vec<(u8, u64)>,
+    /// Descriptors by how they ended, other than well: `[status name, descriptors]`.
+    pub descriptor_errors: Vec<(String, u64)>,
+    /// Resets by cause: `[register | flr | vfio_user | disconnect, resets]`.
+    pub resets: Vec<(String, u64)>,
+    /// Descriptors seen.
+    pub descriptors: u64,
+    /// Fences written.
+    pub fences: u64,
+    /// Interrupts raised.
+    pub interrupts: u64,
+    /// Doorbells received.
+    pub doorbells: u64,
+    /// Times that an engine went to sleep.
+    pub engine_sleeps: u64,
+    /// Reads and writes of registers that are not defined: `[offset, accesses]` for the first 64 offsets.
+    pub unknown_registers: Vec<(u64, u64)>,
+    /// All reads and writes of registers that are not defined.
+    pub unknown_register_accesses: u64,
+    /// Spans that ended without having begun, or began twice.
+    pub unmatched_spans: u64,
+    /// Spans that never ended (reset, or too many open at once).
+    pub lost_spans: u64,
+    /// DMA maps now in force.
+    pub dma_maps: u64,
+    /// DMA maps that were refused.
+    pub dma_map_errors: u64,
+}
+
+/// What happened between two marks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Cookie of the mark that opened it.
+    pub mark: u64,
+    /// Host's monotonic clock at its beginning.
+    pub begin_ns: u64,
+    /// Host's monotonic clock at its end; `None` while it is open.
+    pub end_ns: Option<u64>,
+    /// Transfers in it.
+    pub transfers: Vec<Transfers>,
+    /// Spans that ended in it.
+    pub spans: Vec<Spans>,
+    /// Splits in it: `[order, folios]`.
+    pub splits: Vec<(u8, u64)>,
+}

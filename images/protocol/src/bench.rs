@@ -1,0 +1,98 @@
+//! What `hmmgpu bench` asks of the guest program, and its answers, one JSON object a line on its
+//! standard output.
+
+use serde::{Deserialize, Serialize};
+
+/// What the guest program is to measure; its only argument, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BenchPlan {
+    /// Device node, for example `/dev/hmmgpu0`.
+    pub device: String,
+    /// Bytes to migrate in each round; a multiple of 2 MiB.
+    pub size_bytes: u64,
+    /// Source orders, each 0 or 2 to 9.
+    pub orders: Vec<u8>,
+    /// Counted rounds for each order (one more is run first and not counted).
+    pub repeats: u32,
+    /// Bytes for each migrate ioctl; a multiple of 2 MiB.
+    pub call_bytes: u64,
+}
+
+/// Where memory went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// System memory to VRAM.
+    SysToDev,
+    /// VRAM to system memory.
+    DevToSys,
+}
+
+/// Why memory went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// By request (an ioctl).
+    Prefetch,
+    /// The CPU touched it.
+    CpuFault,
+}
+
+/// One step of the measurement has ended, or the guest program has something to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum BenchEvent {
+    /// Progress: `done` of `total` steps; a step is one phase or one preparation.
+    Progress {
+        /// Steps done.
+        done: u32,
+        /// Steps in all.
+        total: u32,
+        /// What is being done, for a person.
+        what: String,
+    },
+    /// One phase: memory moved once in one direction, and was verified.
+    Phase(Phase),
+    /// A source order that this kernel cannot provide.
+    Skipped {
+        /// The order.
+        source_order: u8,
+        /// Why.
+        reason: String,
+    },
+    /// The end; without it the output is incomplete.
+    Done,
+}
+
+/// One phase of the measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Cookie of the window in the device's telemetry.
+    pub mark: u64,
+    /// Folio order that the source memory was asked to have.
+    pub source_order: u8,
+    /// Round, from 0.
+    pub repeat: u32,
+    /// Not counted: the round before the first.
+    pub warm_up: bool,
+    /// Direction.
+    pub direction: Direction,
+    /// Trigger.
+    pub trigger: Trigger,
+    /// Bytes that were asked to move.
+    pub bytes: u64,
+    /// Bytes that the driver says moved (for CPU faults: that were on the device before).
+    pub moved_bytes: u64,
+    /// Share of the source memory that really was in folios of `source_order`, 0 to 1.
+    pub source_share: f64,
+    /// Folios of the source order that the kernel split meanwhile (its own per-size counter).
+    pub source_splits: u64,
+    /// Time of each call (ioctl, or first touch of a 2 MiB or 4 KiB unit that was on the device) by the guest's clock: sum in nanoseconds.
+    pub guest_ns: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Every byte was compared with its pattern after this phase.
+    pub verified: bool,
+    /// Bytes that differed.
+    pub mismatched_bytes: u64,
+}

@@ -1,0 +1,1 @@
+//! Tool root, driver build, guest programs and initramfs.

@@ -1,0 +1,1 @@
+//! Machine profiles, QEMU command line, launch and supervision; the hmmgpu command.
