@@ -135,7 +135,12 @@ pub struct IoctlDef {
 
 impl IoctlDef {
     /// The ioctl's request number (include/uapi/asm-generic/ioctl.h).
+    ///
+    /// # Panics
+    /// When the structure is larger than the 14 bits that the number has for its size.
+    #[allow(clippy::cast_possible_truncation)] // asserted below
     pub const fn request(&self) -> u32 {
+        assert!(self.size < 1 << 14);
         let dir: u32 = match self.access.as_bytes() {
             b"r" => 2,
             b"w" => 1,
