@@ -1,1 +1,44 @@
 //! The vfio-user server: protocol, transport, and the adapter to the device model.
+//!
+//! From the socket to the model, each file knows one thing:
+//!
+//! | module | knows |
+//! |---|---|
+//! | `wire` | the layout of messages, and how to read one without trusting it |
+//! | `connection` | bytes and file descriptors of a socket, cut into whole messages |
+//! | `description` | what regions and interrupts a device has |
+//! | `capabilities` | the JSON of the VERSION command |
+//! | `dispatch` | commands, and the answer to each |
+//! | `backend` | the device model behind [`vfio_user::ServerBackend`] |
+//! | `socket` | whose a socket path is |
+//! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
+//!
+//! The protocol's types come from the `vfio_user` crate. Its server loop is not used: input from
+//! the peer can stop it or make it lose the boundary between two messages.
+//!
+//! One client is served at a time. A second one that connects waits in the socket's backlog and
+//! is served when the first has gone, with the device reset in between.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod capabilities;
+mod connection;
+mod description;
+mod dispatch;
+mod output;
+mod qemu;
+mod server;
+mod shutdown;
+mod socket;
+mod wire;
+
+pub use backend::ModelBackend;
+pub use connection::ConnectionError;
+pub use description::{Description, MmapArea, Region};
+pub use dispatch::serve_client;
+pub use output::TelemetryOutput;
+pub use qemu::qemu_arguments;
+pub use server::{ServeError, ServeOptions, Server, serve};
+pub use shutdown::Shutdown;
+pub use socket::SocketError;
+pub use wire::{MAX_DATA_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS};

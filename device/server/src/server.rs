@@ -1,0 +1,237 @@
+//! The life of a server: bind, clients in sequence, shutdown, telemetry.
+
+use std::io;
+use std::net::Shutdown as Half;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hmmgpu_model::{Config, ConfigError, Device};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use tracing::{info, warn};
+
+use crate::backend::ModelBackend;
+use crate::dispatch::serve_client;
+use crate::output::{Output, TelemetryOutput};
+use crate::shutdown::Shutdown;
+use crate::socket::{BoundSocket, SocketError};
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// VRAM size in bytes: 64 MiB to 64 GiB, a multiple of 2 MiB.
+    pub vram_bytes: u64,
+    /// Where telemetry goes at the end; `None`: nowhere.
+    pub telemetry: Option<TelemetryOutput>,
+}
+
+/// Why a server could not start, or ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// There cannot be such a device.
+    #[error(transparent)]
+    Device(#[from] ConfigError),
+    /// The telemetry cannot be written.
+    #[error("cannot write the telemetry to {output}: {source}; choose another file")]
+    Telemetry {
+        /// The file, or `-`.
+        output: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system refused something that a server cannot do without.
+    #[error("cannot serve clients: {0}")]
+    System(#[source] io::Error),
+}
+
+/// A device, and the socket where clients find it.
+#[derive(Debug)]
+pub struct Server {
+    device: Device,
+    socket: BoundSocket,
+    output: Option<(String, Output)>,
+}
+
+/// Serves the device until `shutdown` is triggered: [`Server::bind`], then [`Server::run`].
+///
+/// # Errors
+/// Those of both.
+pub fn serve(options: &ServeOptions, shutdown: &Shutdown) -> Result<(), ServeError> {
+    Server::bind(options)?.run(shutdown)
+}
+
+impl Server {
+    /// Makes the device and its socket, and tries the output. When it returns, clients can
+    /// connect; they are served as soon as the server runs. Dropping it removes the socket.
+    ///
+    /// # Errors
+    /// When the socket belongs to a live server, cannot be bound, the size of VRAM is not
+    /// possible, or the output cannot be written. Nothing is left behind then.
+    pub fn bind(options: &ServeOptions) -> Result<Self, ServeError> {
+        let output = match &options.telemetry {
+            None => None,
+            Some(output) => {
+                let name = match output {
+                    TelemetryOutput::File(path) => path.display().to_string(),
+                    TelemetryOutput::Stdout => "-".to_owned(),
+                };
+                match Output::open(output) {
+                    Ok(output) => Some((name, output)),
+                    Err(source) => {
+                        return Err(ServeError::Telemetry {
+                            output: name,
+                            source,
+                        });
+                    }
+                }
+            }
+        };
+        let device = Device::new(Config {
+            vram_bytes: options.vram_bytes,
+            ..Config::default()
+        })?;
+        let socket = BoundSocket::bind(&options.socket)?;
+        Ok(Self {
+            device,
+            socket,
+            output,
+        })
+    }
+
+    /// Serves one client after the other until `shutdown` is triggered, then writes the telemetry
+    /// and removes the socket. The trigger ends a client's connection wherever it is.
+    ///
+    /// # Errors
+    /// When no client can be accepted any more, or the telemetry cannot be written; what can
+    /// still be done is done before it returns.
+    pub fn run(self, shutdown: &Shutdown) -> Result<(), ServeError> {
+        let Self {
+            device,
+            socket,
+            output,
+        } = self;
+        let served = serve_clients(&device, &socket, shutdown).map_err(ServeError::System);
+        let written = match output {
+            None => Ok(()),
+            Some((name, output)) => {
+                write_telemetry(&device, output).map_err(|source| ServeError::Telemetry {
+                    output: name,
+                    source,
+                })
+            }
+        };
+        drop(socket);
+        served.and(written)
+    }
+}
+
+fn write_telemetry(device: &Device, output: Output) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(&device.snapshot())?;
+    text.push(b'\n');
+    output.write(&text)
+}
+
+/// Triggers when it goes out of scope, however that comes.
+struct OnDrop<'a>(&'a Shutdown);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.trigger();
+    }
+}
+
+/// The client's socket is blocking, which saves a system call for each message. So a second
+/// thread waits for the trigger and shuts the socket down, which ends any call on it.
+fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> io::Result<()> {
+    let current: Mutex<Option<Arc<UnixStream>>> = Mutex::new(None);
+    let replace = |client: Option<Arc<UnixStream>>| {
+        *current.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    };
+    let finished = Shutdown::new()?;
+    std::thread::scope(|scope| {
+        let _finish = OnDrop(&finished);
+        std::thread::Builder::new()
+            .name("shutdown".to_owned())
+            .spawn_scoped(scope, || {
+                wait_for([shutdown, &finished]);
+                if let Some(client) = &*current.lock().unwrap_or_else(PoisonError::into_inner) {
+                    // It fails when the client has gone already.
+                    let _ = client.shutdown(Half::Both);
+                }
+            })?;
+        while let Some(client) = accept(socket, shutdown)? {
+            let client = Arc::new(client);
+            replace(Some(Arc::clone(&client)));
+            // Before the line above, the other thread had no client to shut down.
+            if shutdown.is_triggered() {
+                break;
+            }
+            serve_one(device, &client, shutdown);
+            replace(None);
+        }
+        Ok(())
+    })
+}
+
+fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
+    let description = ModelBackend::describe(device);
+    let mut backend = ModelBackend::new(device);
+    let (negotiated, result) = serve_client(client, &description, &mut backend);
+    match result {
+        Ok(()) => info!(negotiated, "client has gone"),
+        Err(_) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),
+        Err(error) => warn!("client dropped: {error}"),
+    }
+    // At shutdown the device is left as it is, for the telemetry to show.
+    if negotiated && !shutdown.is_triggered() {
+        backend.disconnect();
+    }
+}
+
+/// The next client, or `None` once `shutdown` is triggered.
+fn accept(socket: &BoundSocket, shutdown: &Shutdown) -> io::Result<Option<UnixStream>> {
+    loop {
+        let mut waited = [
+            PollFd::new(socket.listener(), PollFlags::IN),
+            PollFd::new(shutdown, PollFlags::IN),
+        ];
+        match poll(&mut waited, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if shutdown.is_triggered() {
+            return Ok(None);
+        }
+        match socket.listener().accept() {
+            Ok((client, _)) => {
+                info!("client connected");
+                return Ok(Some(client));
+            }
+            Err(error) => match error.kind() {
+                // The client went again, or the poll was interrupted.
+                io::ErrorKind::WouldBlock
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Waits until one of two is triggered.
+fn wait_for(events: [&Shutdown; 2]) {
+    while !events.iter().any(|event| event.is_triggered()) {
+        let mut waited = events.map(|event| PollFd::new(event, PollFlags::IN));
+        match poll(&mut waited, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Of poll's errors only a lack of memory can occur, and it passes.
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
