@@ -1,0 +1,332 @@
+//! The aggregator: records in, snapshot out.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hmmgpu_contract::desc::Status;
+
+use crate::classes::{Class, SpanTable, TransferTable};
+use crate::counters::Counters;
+use crate::snapshot::{Direction, Events, SCHEMA, Snapshot, Trigger};
+use crate::spans::OpenSpans;
+use crate::vram_map::VramMap;
+use crate::windows::Windows;
+
+/// What a transfer was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferKind {
+    /// A COPY.
+    Copy,
+    /// A FILL.
+    Fill,
+}
+
+/// What the driver did with VRAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// Folios were allocated.
+    Alloc,
+    /// Folios were freed.
+    Free,
+    /// Folios were split to this order.
+    Split(u8),
+}
+
+/// Why the device was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetKind {
+    /// By the reset register.
+    Register,
+    /// By function-level reset.
+    Flr,
+    /// By the vfio-user protocol.
+    VfioUser,
+    /// Because the client went away.
+    Disconnect,
+}
+
+impl ResetKind {
+    const NAMES: [&'static str; 4] = ["register", "flr", "vfio_user", "disconnect"];
+}
+
+/// One thing that an engine did. Times are nanoseconds of the host's monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A COPY or FILL ended.
+    Transfer {
+        /// Which of the two.
+        kind: TransferKind,
+        /// Folio order.
+        order: u8,
+        /// Where bytes went.
+        direction: Direction,
+        /// Why.
+        trigger: Trigger,
+        /// Folios in the descriptor.
+        folios: u32,
+        /// Time that the engine was busy with it.
+        engine_ns: u64,
+        /// How it ended; a failure counts as an error of its class, and no bytes.
+        status: Status,
+    },
+    /// A descriptor of another kind, or one that was refused, ended with an error.
+    Error {
+        /// How it ended.
+        status: Status,
+    },
+    /// A span began.
+    SpanBegin {
+        /// The driver's name for it.
+        id: u64,
+        /// Pages asked for.
+        pages: u32,
+        /// When.
+        time_ns: u64,
+    },
+    /// A span ended.
+    SpanEnd {
+        /// The driver's name for it.
+        id: u64,
+        /// Largest order that moved.
+        order: u8,
+        /// Where bytes went.
+        direction: Direction,
+        /// Why.
+        trigger: Trigger,
+        /// Pages that moved.
+        pages: u32,
+        /// When.
+        time_ns: u64,
+    },
+    /// A note about VRAM.
+    Note {
+        /// What happened.
+        kind: NoteKind,
+        /// Byte offset in VRAM.
+        address: u64,
+        /// Folio order.
+        order: u8,
+        /// Folios.
+        count: u32,
+    },
+    /// A mark: the open window closes, and one with this name opens unless it is zero.
+    Mark {
+        /// The name.
+        cookie: u64,
+        /// When.
+        time_ns: u64,
+    },
+    /// A fence record is about to be written.
+    Fence,
+}
+
+#[derive(Debug)]
+struct State {
+    generation: u32,
+    vram: VramMap,
+    transfers: TransferTable,
+    spans: SpanTable,
+    open_spans: OpenSpans,
+    windows: Windows,
+    splits: BTreeMap<u8, u64>,
+    errors: BTreeMap<Status, u64>,
+    resets: [u64; 4],
+    descriptors: u64,
+    fences: u64,
+    unmatched_spans: u64,
+    lost_spans: u64,
+}
+
+/// All counters of one device.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Counters off the engines' path.
+    pub counters: Counters,
+    state: Mutex<State>,
+}
+
+impl Telemetry {
+    /// Counters of a device with `vram_bytes` of VRAM, all zero.
+    pub fn new(vram_bytes: u64) -> Self {
+        Self {
+            counters: Counters::default(),
+            state: Mutex::new(State {
+                generation: 0,
+                vram: VramMap::new(vram_bytes),
+                transfers: TransferTable::default(),
+                spans: SpanTable::default(),
+                open_spans: OpenSpans::default(),
+                windows: Windows::default(),
+                splits: BTreeMap::new(),
+                errors: BTreeMap::new(),
+                resets: [0; 4],
+                descriptors: 0,
+                fences: 0,
+                unmatched_spans: 0,
+                lost_spans: 0,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every update leaves the counters usable, so a poisoned lock is none the worse.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what an engine did in `generation`, in order, with the number of descriptors that it
+    /// has seen. What a batch from before a reset says of spans, VRAM and marks is not applied
+    /// any more; its transfers and errors count.
+    pub fn record(&self, generation: u32, descriptors: u64, records: &[Record]) {
+        let mut state = self.state();
+        state.descriptors += descriptors;
+        let current = generation == state.generation;
+        for record in records {
+            state.apply(*record, current);
+        }
+    }
+
+    /// The device was reset and is at `generation` now: open spans are lost, VRAM is free.
+    pub fn reset(&self, kind: ResetKind, generation: u32) {
+        let mut state = self.state();
+        state.generation = generation;
+        state.resets[kind as usize] += 1;
+        let lost = state.open_spans.lose_all();
+        state.lost_spans += lost;
+        state.vram.clear();
+    }
+
+    /// All that was counted, with what the caller knows: the time, and the maps in force.
+    pub fn snapshot(&self, time_ns: u64, dma_maps: u64) -> Snapshot {
+        let state = self.state();
+        let (windows, windows_dropped) = state.windows.snapshot();
+        let (unknown_registers, unknown_register_accesses) = self.counters.unknown_registers();
+        Snapshot {
+            schema: SCHEMA.to_owned(),
+            time_ns,
+            generation: state.generation,
+            vram: state.vram.snapshot(),
+            transfers: state.transfers.rows(),
+            spans: state.spans.rows(),
+            events: Events {
+                splits: state.splits.iter().map(|(k, v)| (*k, *v)).collect(),
+                descriptor_errors: state
+                    .errors
+                    .iter()
+                    .map(|(status, count)| (format!("{status:?}"), *count))
+                    .collect(),
+                resets: ResetKind::NAMES
+                    .iter()
+                    .zip(state.resets)
+                    .filter(|(_, count)| *count > 0)
+                    .map(|(name, count)| ((*name).to_owned(), count))
+                    .collect(),
+                descriptors: state.descriptors,
+                fences: state.fences,
+                interrupts: self.counters.interrupts(),
+                doorbells: self.counters.doorbells(),
+                engine_sleeps: self.counters.engine_sleeps(),
+                unknown_registers,
+                unknown_register_accesses,
+                unmatched_spans: state.unmatched_spans,
+                lost_spans: state.lost_spans,
+                dma_maps,
+                dma_map_errors: self.counters.dma_map_errors(),
+            },
+            windows,
+            windows_dropped,
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, record: Record, current: bool) {
+        match record {
+            Record::Transfer {
+                kind,
+                order,
+                direction,
+                trigger,
+                folios,
+                engine_ns,
+                status,
+            } => {
+                let class = Class {
+                    order,
+                    direction,
+                    trigger,
+                };
+                let window = self.windows.open.as_mut().map(|open| &mut open.transfers);
+                for table in std::iter::once(&mut self.transfers).chain(window) {
+                    if status == Status::STATUS_OK {
+                        let fill = kind == TransferKind::Fill;
+                        table.done(class, u64::from(folios), fill, engine_ns);
+                    } else {
+                        table.failed(class, engine_ns);
+                    }
+                }
+                if status != Status::STATUS_OK {
+                    *self.errors.entry(status).or_insert(0) += 1;
+                }
+            }
+            Record::Error { status } => *self.errors.entry(status).or_insert(0) += 1,
+            Record::Fence => self.fences += 1,
+            Record::SpanBegin { .. } if !current => self.lost_spans += 1,
+            Record::SpanBegin { id, pages, time_ns } => {
+                let (unmatched, lost) = self.open_spans.begin(id, u64::from(pages), time_ns);
+                self.unmatched_spans += u64::from(unmatched);
+                self.lost_spans += u64::from(lost);
+            }
+            Record::SpanEnd { .. } | Record::Note { .. } | Record::Mark { .. } if !current => {}
+            Record::SpanEnd {
+                id,
+                order,
+                direction,
+                trigger,
+                pages,
+                time_ns,
+            } => {
+                let class = Class {
+                    order,
+                    direction,
+                    trigger,
+                };
+                let Some(ended) = self.open_spans.end(id, class, time_ns) else {
+                    self.unmatched_spans += 1;
+                    return;
+                };
+                let (asked, moved) = (ended.pages_asked, u64::from(pages));
+                self.spans
+                    .ended(class, asked, moved, ended.ns, ended.busy_ns);
+                if let Some(open) = &mut self.windows.open {
+                    open.spans
+                        .ended(class, asked, moved, ended.ns, ended.window_busy_ns);
+                }
+            }
+            Record::Note {
+                kind,
+                address,
+                order,
+                count,
+            } => {
+                let count = u64::from(count);
+                match kind {
+                    NoteKind::Alloc => self.vram.alloc(address, order, count),
+                    NoteKind::Free => self.vram.free(address, order, count),
+                    NoteKind::Split(new_order) => {
+                        let split = self.vram.split(address, order, count, new_order);
+                        if split > 0 {
+                            *self.splits.entry(order).or_insert(0) += split;
+                            if let Some(open) = &mut self.windows.open {
+                                *open.splits.entry(order).or_insert(0) += split;
+                            }
+                        }
+                    }
+                }
+            }
+            Record::Mark { cookie, time_ns } => {
+                self.windows.mark(cookie, time_ns);
+                self.open_spans.open_window(time_ns);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A distribution of times: constant memory, any number of samples.
+
+use hdrhistogram::Histogram;
+
+use crate::snapshot::Latency;
+
+/// Longest time that is told apart from longer ones: one hour.
+const LONGEST_NS: u64 = 3_600_000_000_000;
+/// Upper bound of the first bucket of the snapshot; each further one is twice as wide.
+const FIRST_BUCKET_NS: u64 = 256;
+
+/// Times in nanoseconds. Percentiles are right to 1 %, the smallest and largest time exactly.
+#[derive(Clone, Debug)]
+pub(crate) struct Times {
+    histogram: Histogram<u64>,
+    min: u64,
+    max: u64,
+}
+
+impl Times {
+    pub(crate) fn new() -> Self {
+        // The bounds are constants that the crate accepts; without a histogram only the
+        // percentiles would be missing, so a default one stands in rather than a panic.
+        let histogram = Histogram::new_with_bounds(1, LONGEST_NS, 2)
+            .or_else(|_| Histogram::new(2))
+            .unwrap_or_else(|_| unreachable!("2 significant digits are valid"));
+        Self {
+            histogram,
+            min: u64::MAX,
+            max: 0,
+        }
+    }
+
+    pub(crate) fn record(&mut self, ns: u64) {
+        self.histogram.saturating_record(ns);
+        self.min = self.min.min(ns);
+        self.max = self.max.max(ns);
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        let count = self.histogram.len();
+        if count == 0 {
+            return Latency::default();
+        }
+        let at = |percentile| {
+            self.histogram
+                .value_at_percentile(percentile)
+                .clamp(self.min, self.max)
+        };
+        Latency {
+            count,
+            min_ns: self.min,
+            max_ns: self.max,
+            p50_ns: at(50.0),
+            p90_ns: at(90.0),
+            p99_ns: at(99.0),
+            p999_ns: at(99.9),
+            buckets: self
+                .histogram
+                .iter_log(FIRST_BUCKET_NS, 2.0)
+                .filter(|step| step.count_since_last_iteration() > 0)
+                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
+                .collect(),
+        }
+    }
+}
