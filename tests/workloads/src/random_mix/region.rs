@@ -1,0 +1,294 @@
+//! A region of memory and what each of its pages must hold.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail};
+
+use crate::pattern;
+use crate::sys::memory::{Access, Advice, Memory, PAGE};
+
+/// What a page must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Zero,
+    /// The pattern of this base.
+    Pattern(u64),
+    /// The pattern, or zero if the kernel has dropped it: MADV_FREE.
+    PatternOrZero(u64),
+}
+
+/// The model of a page; `None` in the region's list when it is not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Page {
+    content: Content,
+    access: Access,
+}
+
+/// How a region's memory is to be backed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// Folios of 2 MiB where they fit.
+    Huge,
+    /// As the system says.
+    Default,
+    /// Single pages.
+    Small,
+}
+
+/// A range of addresses, its mappings, and the model of its pages.
+#[derive(Debug)]
+pub(super) struct Region {
+    memory: Memory,
+    pages: Vec<Option<Page>>,
+    backing: Backing,
+}
+
+impl Region {
+    /// Untouched memory.
+    pub(super) fn new(address: usize, pages: usize, backing: Backing) -> Result<Region> {
+        let memory = Memory::at(address, pages * PAGE).context("cannot map a region")?;
+        let page = Page {
+            content: Content::Zero,
+            access: Access::Write,
+        };
+        let mut region = Region {
+            memory,
+            pages: vec![Some(page); pages],
+            backing,
+        };
+        region.advise_backing(0..pages)?;
+        Ok(region)
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Compares every byte of the pages that can be read. Returns the bytes compared.
+    pub(super) fn verify(&mut self, range: Range<usize>) -> Result<u64> {
+        let mut compared = 0;
+        for page in range {
+            let Some(model) = self.pages[page] else {
+                continue;
+            };
+            if model.access == Access::None {
+                continue;
+            }
+            let content = self.check(page, model.content, 0)?;
+            self.pages[page] = Some(Page { content, ..model });
+            compared += PAGE as u64;
+        }
+        Ok(compared)
+    }
+
+    /// Writes a new pattern to the pages that can be written. The first store is of one word,
+    /// after which the rest of the page must still be what it was.
+    pub(super) fn write(&mut self, range: Range<usize>, seed: u64) -> Result<u64> {
+        let mut compared = 0;
+        for page in range {
+            let Some(model) = self.pages[page] else {
+                continue;
+            };
+            if model.access != Access::Write {
+                continue;
+            }
+            let base = pattern::page_base(seed, page);
+            self.memory.words_mut(page)[0] = pattern::word(base, 0);
+            self.check(page, model.content, 1)?;
+            compared += (PAGE - 8) as u64;
+            pattern::fill(self.memory.words_mut(page), base);
+            self.pages[page] = Some(Page {
+                content: Content::Pattern(base),
+                ..model
+            });
+        }
+        Ok(compared)
+    }
+
+    /// What a page holds, from the word `skip` on, if the model allows it.
+    fn check(&self, page: usize, content: Content, skip: usize) -> Result<Content> {
+        let words = &self.memory.words(page)[skip..];
+        let pattern = |base| pattern::differing_bytes(words, pattern::word(base, skip));
+        let wrong = match content {
+            Content::Zero => pattern::nonzero_bytes(words),
+            Content::Pattern(base) => pattern(base),
+            Content::PatternOrZero(base) => {
+                if pattern::nonzero_bytes(words) == 0 {
+                    return Ok(Content::Zero);
+                }
+                pattern(base)
+            }
+        };
+        if wrong != 0 {
+            let found = &words[..4];
+            let expected = match content {
+                Content::Zero => 0,
+                Content::Pattern(base) | Content::PatternOrZero(base) => pattern::word(base, skip),
+            };
+            bail!(
+                "page {page} at {:#x}: {wrong} bytes differ; expected {content:x?}, from {expected:#018x} on; found {found:#018x?}",
+                self.memory.page_address(page)
+            );
+        }
+        Ok(content)
+    }
+
+    pub(super) fn unmap(&mut self, range: Range<usize>) -> Result<()> {
+        self.memory.unmap(range.clone()).context("munmap failed")?;
+        self.pages[range].fill(None);
+        Ok(())
+    }
+
+    /// Maps what is not mapped; says whether there was something.
+    pub(super) fn map_holes(&mut self) -> Result<bool> {
+        let holes = self.runs(0..self.len(), |page| page.is_none());
+        for hole in &holes {
+            self.memory
+                .map_again(hole.clone())
+                .context("mmap of a hole failed")?;
+            self.advise_backing(hole.clone())?;
+            self.pages[hole.clone()].fill(Some(Page {
+                content: Content::Zero,
+                access: Access::Write,
+            }));
+        }
+        Ok(!holes.is_empty())
+    }
+
+    pub(super) fn protect(&mut self, range: Range<usize>, access: Access) -> Result<()> {
+        for run in self.mapped(range) {
+            self.memory
+                .protect(run.clone(), access)
+                .context("mprotect failed")?;
+            for page in self.pages[run].iter_mut().flatten() {
+                page.access = access;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the region to other addresses.
+    pub(super) fn move_to(&mut self, address: usize) -> Result<()> {
+        let runs = self.mapped(0..self.len());
+        self.memory.move_to(address, &runs).context("mremap failed")
+    }
+
+    pub(super) fn drop_content(&mut self, range: Range<usize>) -> Result<()> {
+        for run in self.mapped(range) {
+            self.memory
+                .advise(run.clone(), Advice::DontNeed)
+                .context("MADV_DONTNEED failed")?;
+            for page in self.pages[run].iter_mut().flatten() {
+                page.content = Content::Zero;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn free_lazily(&mut self, range: Range<usize>) -> Result<()> {
+        for run in self.mapped(range) {
+            self.memory
+                .advise(run.clone(), Advice::Free)
+                .context("MADV_FREE failed")?;
+            for page in self.pages[run].iter_mut().flatten() {
+                if let Content::Pattern(base) = page.content {
+                    page.content = Content::PatternOrZero(base);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for huge pages now; returns how often the kernel refused, which it may.
+    pub(super) fn collapse(&mut self, range: Range<usize>) -> u64 {
+        let mut refused = 0;
+        for run in self.mapped(range) {
+            if self.memory.advise(run, Advice::Collapse).is_err() {
+                refused += 1;
+            }
+        }
+        refused
+    }
+
+    fn advise_backing(&mut self, range: Range<usize>) -> Result<()> {
+        let advice = match self.backing {
+            Backing::Huge => Advice::HugePage,
+            Backing::Small => Advice::NoHugePage,
+            Backing::Default => return Ok(()),
+        };
+        self.memory
+            .advise(range, advice)
+            .context("madvise about huge pages failed")
+    }
+
+    fn mapped(&self, range: Range<usize>) -> Vec<Range<usize>> {
+        self.runs(range, Option::is_some)
+    }
+
+    /// The longest runs of pages in `range` that are alike.
+    fn runs(
+        &self,
+        range: Range<usize>,
+        matches: impl Fn(&Option<Page>) -> bool,
+    ) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for page in range.filter(|&page| matches(&self.pages[page])) {
+            match runs.last_mut() {
+                Some(run) if run.end == page => run.end += 1,
+                _ => runs.push(page..page + 1),
+            }
+        }
+        runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(address: usize) -> Region {
+        Region::new(address, 64, Backing::Default).unwrap()
+    }
+
+    #[test]
+    fn the_model_follows_the_memory() {
+        let mut region = region(0x1000_0000_0000);
+        assert_eq!(region.verify(0..64).unwrap(), 64 * PAGE as u64);
+        region.write(0..64, 1).unwrap();
+        region.unmap(10..20).unwrap();
+        region.protect(0..40, Access::Read).unwrap();
+        region.protect(30..32, Access::None).unwrap();
+        assert_eq!(region.verify(0..64).unwrap(), 52 * PAGE as u64);
+        region.write(0..64, 2).unwrap();
+        region.move_to(0x1010_0000_1000).unwrap();
+        assert!(region.map_holes().unwrap());
+        assert!(!region.map_holes().unwrap());
+        region.drop_content(50..60).unwrap();
+        region.free_lazily(20..25).unwrap();
+        region.collapse(0..64);
+        region.protect(0..64, Access::Write).unwrap();
+        assert_eq!(region.verify(0..64).unwrap(), 64 * PAGE as u64);
+    }
+
+    #[test]
+    fn a_changed_byte_is_found() {
+        let mut region = region(0x1100_0000_0000);
+        region.write(0..64, 1).unwrap();
+        region.memory.bytes_mut(9)[4095] ^= 1;
+        let error = region.verify(0..64).unwrap_err().to_string();
+        assert!(error.contains("page 9"), "{error}");
+        assert!(region.write(9..10, 2).is_err());
+    }
+
+    #[test]
+    fn a_page_that_should_be_zero_is_found() {
+        let mut region = region(0x1200_0000_0000);
+        region.memory.bytes_mut(3)[17] = 1;
+        assert!(region.verify(0..64).is_err());
+        assert!(region.verify(4..64).is_ok());
+    }
+}

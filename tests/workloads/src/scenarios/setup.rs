@@ -1,0 +1,220 @@
+//! What the scenarios have in common: the device, memory of a chosen order with a pattern, and
+//! comparisons.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hmmgpu_uapi::Stats;
+
+use crate::device::{Device, Outcome};
+use crate::sys::memory::{Advice, Memory, PAGE, UNIT, UNIT_PAGES};
+use crate::{pagemap, pattern, thp};
+
+/// Why a scenario cannot be run here.
+#[derive(Debug)]
+pub(super) struct Skip(pub(super) String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// The device and the kernel's controls.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) device: Device,
+    pub(super) controls: thp::Controls,
+}
+
+/// Memory with a pattern.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) memory: Memory,
+    pub(super) seed: u64,
+}
+
+impl Setup {
+    pub(super) fn new(node: &Path) -> Result<Setup> {
+        Ok(Setup {
+            device: Device::open(node)?,
+            controls: thp::Controls::take()?,
+        })
+    }
+
+    /// Memory of whole units in folios of this order, really, with a pattern.
+    pub(super) fn filled(&self, order: u8, units: usize) -> Result<Filled> {
+        if !thp::available(order) {
+            return Err(Skip(format!("this kernel has no order {order}")).into());
+        }
+        self.controls.only(order)?;
+        let memory = Memory::anonymous(units * UNIT).context("cannot map memory")?;
+        let mut filled = Filled {
+            memory,
+            seed: u64::from(order) + 1,
+        };
+        let all = filled.all();
+        filled
+            .memory
+            .advise(all.clone(), Advice::PopulateWrite)
+            .context("cannot allocate memory")?;
+        filled.fill(all.clone());
+        let share = pagemap::share_of_order(&filled.memory, all, order)?;
+        ensure!(
+            share == 1.0,
+            "only {:.1} % of the memory is of order {order}: give the guest more",
+            share * 100.0
+        );
+        Ok(filled)
+    }
+
+    /// Moves pages to the device; all of them have to move.
+    pub(super) fn send(&self, filled: &Filled, pages: Range<usize>) -> Result<()> {
+        let bytes = (pages.len() * PAGE) as u64;
+        let outcome = self.device.to_device(&filled.memory, pages.clone());
+        let outcome = outcome.complete("MIGRATE_TO_DEVICE")?;
+        ensure!(
+            outcome.moved == bytes && outcome.present == 0 && outcome.skipped == 0,
+            "of {bytes} bytes to the device: {outcome:?}"
+        );
+        let away = pagemap::away(&filled.memory, pages.clone())?;
+        ensure!(
+            away == pages.len(),
+            "{away} of {} pages are on the device",
+            pages.len()
+        );
+        Ok(())
+    }
+
+    /// Moves pages home; `bytes` of them have to come.
+    pub(super) fn fetch(
+        &self,
+        memory: &Memory,
+        pages: Range<usize>,
+        bytes: usize,
+    ) -> Result<Outcome> {
+        let outcome = self.device.to_system(memory, pages.clone());
+        let outcome = outcome.complete("MIGRATE_TO_SYSTEM")?;
+        ensure!(
+            outcome.moved == bytes as u64,
+            "{bytes} bytes were to come home: {outcome:?}"
+        );
+        let away = pagemap::away(memory, pages)?;
+        ensure!(away == 0, "{away} pages are still on the device");
+        Ok(outcome)
+    }
+
+    /// Folios now in VRAM, by order.
+    pub(super) fn in_vram(&self) -> Result<[u64; 10]> {
+        Ok(self.device.stats()?.vram_folios)
+    }
+
+    /// What the driver counted while `action` ran.
+    pub(super) fn counted(&self, action: impl FnOnce() -> Result<()>) -> Result<Counted> {
+        let before = self.device.stats()?;
+        action()?;
+        let after = self.device.stats()?;
+        Ok(Counted { before, after })
+    }
+
+    /// Fails unless all of VRAM is free. Freed pages may still be on their way through the
+    /// kernel's per-CPU batches for a moment, hence the patience.
+    pub(super) fn vram_is_free(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let query = self.device.query()?;
+            if query.vram_free_bytes == query.vram_bytes {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} bytes of VRAM are in use: {:?} folios by order",
+                query.vram_bytes - query.vram_free_bytes,
+                self.in_vram()?
+            );
+            std::thread::yield_now();
+        }
+        let folios = self.in_vram()?;
+        ensure!(
+            folios.iter().all(|&count| count == 0),
+            "VRAM is free, but the statistics show folios in it: {folios:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Statistics around an action.
+#[derive(Debug)]
+pub(super) struct Counted {
+    before: Stats,
+    after: Stats,
+}
+
+impl Counted {
+    /// Checks folios by order, all orders at once: `expected` lists those that are not zero.
+    pub(super) fn expect(
+        &self,
+        what: &str,
+        counter: impl Fn(&Stats) -> [u64; 10],
+        expected: &[(usize, u64)],
+    ) -> Result<()> {
+        let (before, after) = (counter(&self.before), counter(&self.after));
+        let found: Vec<(usize, u64)> = (0..10)
+            .map(|order| (order, after[order].wrapping_sub(before[order])))
+            .filter(|&(_, count)| count != 0)
+            .collect();
+        ensure!(
+            found == expected,
+            "{what}: (order, folios) {found:?}, expected {expected:?}"
+        );
+        Ok(())
+    }
+
+    /// How much a counter grew.
+    pub(super) fn grew(&self, counter: impl Fn(&Stats) -> u64) -> u64 {
+        counter(&self.after).wrapping_sub(counter(&self.before))
+    }
+}
+
+impl Filled {
+    /// All pages.
+    pub(super) fn all(&self) -> Range<usize> {
+        0..self.memory.pages()
+    }
+
+    /// Pages of one unit.
+    pub(super) fn unit(&self, unit: usize) -> Range<usize> {
+        unit * UNIT_PAGES..(unit + 1) * UNIT_PAGES
+    }
+
+    /// Writes the pattern.
+    pub(super) fn fill(&mut self, pages: Range<usize>) {
+        for page in pages {
+            let base = pattern::page_base(self.seed, page);
+            pattern::fill(self.memory.words_mut(page), base);
+        }
+    }
+
+    /// Compares every byte.
+    pub(super) fn verify(&self, pages: Range<usize>) -> Result<()> {
+        for page in pages {
+            let base = pattern::page_base(self.seed, page);
+            let wrong = pattern::differing_bytes(self.memory.words(page), base);
+            ensure!(wrong == 0, "page {page}: {wrong} bytes differ");
+        }
+        Ok(())
+    }
+}
+
+/// Every byte of these pages is zero.
+pub(super) fn verify_zero(memory: &Memory, pages: Range<usize>) -> Result<()> {
+    for page in pages {
+        let wrong = pattern::nonzero_bytes(memory.words(page));
+        ensure!(wrong == 0, "page {page}: {wrong} bytes are not zero");
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! The driver's ioctls.
+// An ioctl is as safe as the agreement on its number and structure, which the compiler cannot
+// see; both come from the one crate that defines them.
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+
+use hmmgpu_uapi::{
+    MARK, MIGRATE_TO_DEVICE, MIGRATE_TO_SYSTEM, Mark, Migrate, QUERY, Query, STATS, Stats,
+};
+use rustix::io::Result;
+use rustix::ioctl::{Getter, Setter, Updater, ioctl};
+
+/// HMMGPU_IOC_QUERY.
+pub(crate) fn query(fd: BorrowedFd<'_>) -> Result<Query> {
+    // SAFETY: the driver fills a structure of this number's size, in which all bits are valid.
+    unsafe { ioctl(fd, Getter::<{ QUERY.request() }, Query>::new()) }
+}
+
+/// HMMGPU_IOC_STATS.
+pub(crate) fn stats(fd: BorrowedFd<'_>) -> Result<Stats> {
+    // SAFETY: as `query`.
+    unsafe { ioctl(fd, Getter::<{ STATS.request() }, Stats>::new()) }
+}
+
+/// HMMGPU_IOC_MARK.
+pub(crate) fn mark(fd: BorrowedFd<'_>, cookie: u64) -> Result<()> {
+    // SAFETY: the driver reads a structure of this number's size.
+    unsafe { ioctl(fd, Setter::<{ MARK.request() }, Mark>::new(Mark { cookie })) }
+}
+
+/// HMMGPU_IOC_MIGRATE_TO_DEVICE. The outputs are written on errors, too.
+pub(crate) fn to_device(fd: BorrowedFd<'_>, request: &mut Migrate) -> Result<()> {
+    // SAFETY: the driver reads and writes a structure of this number's size. The memory that it
+    // names moves without changing its content, for the process that owns it, whoever that is.
+    unsafe {
+        ioctl(
+            fd,
+            Updater::<{ MIGRATE_TO_DEVICE.request() }, Migrate>::new(request),
+        )
+    }
+}
+
+/// HMMGPU_IOC_MIGRATE_TO_SYSTEM. The outputs are written on errors, too.
+pub(crate) fn to_system(fd: BorrowedFd<'_>, request: &mut Migrate) -> Result<()> {
+    // SAFETY: as `to_device`.
+    unsafe {
+        ioctl(
+            fd,
+            Updater::<{ MIGRATE_TO_SYSTEM.request() }, Migrate>::new(request),
+        )
+    }
+}

@@ -1,0 +1,7 @@
+//! The calls that the compiler cannot check, each kind in one small module.
+
+pub(crate) mod call;
+pub(crate) mod fork;
+pub(crate) mod ioctl;
+pub(crate) mod memory;
+pub(crate) mod pin;
