@@ -134,6 +134,11 @@ const SCENARIOS: &[Scenario] = &[
     ("marks_return", vram::marks_return),
 ];
 
+/// All names, in order.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|(name, _)| *name)
+}
+
 /// Exit status of a scenario that cannot be run here.
 const SKIPPED: i32 = 77;
 

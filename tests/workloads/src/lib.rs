@@ -1,0 +1,141 @@
+//! Programs that run in the guest, all in one static binary.
+//!
+//! The binary acts as the program whose name it is called by; called by its own name, the first
+//! argument says which. `--list` prints the names, one a line, so that whoever builds a guest
+//! can make the links.
+//!
+//! It is a library as well, so that the tests on the host know what there is.
+
+mod bench;
+mod device;
+mod exec_code;
+mod hold_pages;
+mod pagemap;
+mod pattern;
+mod random_mix;
+mod reload;
+mod rng;
+mod scenarios;
+mod size;
+mod stats;
+mod sys;
+mod thp;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// One program: its name, what it does, and its main function, which gets all arguments
+/// (the first is the name) and returns the exit status.
+struct Program {
+    name: &'static str,
+    about: &'static str,
+    main: fn(Vec<OsString>) -> anyhow::Result<ExitCode>,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "hmmgpu-bench-guest",
+        about: "Measure migration as a plan says; the guest half of `hmmgpu bench`",
+        main: bench::main,
+    },
+    Program {
+        name: "hmmgpu-random-mix",
+        about: "Migrate, touch, unmap, protect, fork, move and advise at random; verify every byte",
+        main: random_mix::main,
+    },
+    Program {
+        name: "hmmgpu-exec-code",
+        about: "Run generated code from pages that were on the device",
+        main: exec_code::main,
+    },
+    Program {
+        name: "hmmgpu-hold-pages",
+        about: "Hold memory on the device until told to verify it",
+        main: hold_pages::main,
+    },
+    Program {
+        name: "hmmgpu-reload",
+        about: "Unload and load the driver while another process holds pages on the device",
+        main: reload::main,
+    },
+    Program {
+        name: "hmmgpu-stats",
+        about: "Print what the driver says of the device and has counted, as JSON",
+        main: stats::main,
+    },
+    Program {
+        name: "hmmgpu-scenarios",
+        about: "Targeted checks of the driver, one by one, as TAP",
+        main: scenarios::main,
+    },
+];
+
+/// Names of the scenarios of `hmmgpu-scenarios`.
+pub fn scenario_names() -> impl Iterator<Item = &'static str> {
+    scenarios::names()
+}
+
+/// What the binary does.
+pub fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let mut program = args.first().and_then(|name| find(name));
+    if program.is_none() && args.len() > 1 {
+        program = find(&args[1]);
+        if program.is_some() {
+            args.remove(0);
+        }
+    }
+    let Some(program) = program else {
+        return own_name(args.get(1));
+    };
+    match (program.main)(args) {
+        Ok(code) => code,
+        Err(error) => match error.downcast::<clap::Error>() {
+            // clap knows whether it is help or a mistake, and where to print it.
+            Ok(usage) => {
+                let _ = usage.print();
+                ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
+            }
+            Err(error) => {
+                eprintln!("{}: {error:#}", program.name);
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn find(name: &std::ffi::OsStr) -> Option<&'static Program> {
+    let name = Path::new(name).file_name()?;
+    PROGRAMS.iter().find(|program| name == program.name)
+}
+
+/// Called by the name of the binary itself, without naming a program.
+fn own_name(argument: Option<&OsString>) -> ExitCode {
+    let mut text = String::new();
+    let code = match argument.and_then(|argument| argument.to_str()) {
+        Some("--list") => {
+            for program in PROGRAMS {
+                text += program.name;
+                text.push('\n');
+            }
+            ExitCode::SUCCESS
+        }
+        Some("--help" | "-h") => {
+            text += "Usage: hmmgpu-guest-workloads PROGRAM [ARGUMENT]...\n       \
+                     hmmgpu-guest-workloads --list\n\nPrograms, each with --help:\n";
+            for program in PROGRAMS {
+                text += &format!("  {:<20} {}\n", program.name, program.about);
+            }
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("hmmgpu-guest-workloads: name a program; --help lists them");
+            return ExitCode::from(2);
+        }
+    };
+    // A reader that has gone away is no error of this program.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    code
+}
