@@ -1,10 +1,29 @@
-//! The device.
+//! The device: one object that a transport drives from any thread.
+//!
+//! Locks, in the order in which they are taken: `resetting`, configuration space, the DMA map,
+//! `registers`, the vectors; the MSI-X table under none but the first two.
 
-use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
-use crate::dma::{DmaError, DmaMapping};
+use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS_SIZE};
+use hmmgpu_contract::regs::MAX_QUEUES;
+use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
+use hmmgpu_telemetry::Telemetry;
+use hmmgpu_telemetry::snapshot::Snapshot;
+
+use crate::background::Background;
+use crate::clock::now_ns;
+use crate::config_space::{CONFIG_SIZE, ConfigSpace};
+use crate::dma::{DmaError, DmaMap, DmaMapping};
+use crate::engine::{self, Control};
 use crate::interrupt::{Interrupt, Vectors};
+use crate::msix::MsixTable;
+use crate::registers::{Effect, Registers};
 use crate::reset::ResetCause;
+use crate::vram::Vram;
 
 /// What a device is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +36,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { vram_bytes: 1 << 30, copy_queues: 1 }
+        Self {
+            vram_bytes: 1 << 30,
+            copy_queues: 1,
+        }
     }
 }
 
@@ -36,62 +58,333 @@ pub enum ConfigError {
         /// What was asked for.
         what: &'static str,
         /// What it said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// The device.
+/// What the device's threads share.
 #[derive(Debug)]
-pub struct Device {
-    vectors: Vectors,
+pub(crate) struct Shared {
+    // Wiring.
+    pub(crate) vram: Arc<Vram>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) background: Background,
+    pub(crate) engines: Vec<Control>,
+    pub(crate) shutdown: AtomicBool,
+    // Set by the transport.
+    pub(crate) dma: DmaMap,
+    pub(crate) vectors: Vectors,
+    // Volatile state of the function.
+    pub(crate) config: Mutex<ConfigSpace>,
+    pub(crate) msix: Mutex<MsixTable>,
+    pub(crate) registers: Arc<Mutex<Registers>>,
+    pub(crate) may_master: AtomicBool,
+    /// Held by a reset from its beginning to its end.
+    pub(crate) resetting: Mutex<()>,
 }
 
-#[allow(unused_variables, clippy::unused_self)]
+/// A lock that nobody can leave in a bad state by panicking, as every update is one assignment.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn registers(&self) -> MutexGuard<'_, Registers> {
+        lock(&self.registers)
+    }
+
+    pub(crate) fn may_master(&self) -> bool {
+        self.may_master.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn shutting_down(&self) -> bool {
+        self.shutdown.load(Ordering::SeqCst)
+    }
+
+    /// Raises the interrupts of a set of causes, if the function may.
+    pub(crate) fn raise(&self, registers: &Registers, causes: u32) {
+        if causes == 0 || !self.may_master() {
+            return;
+        }
+        for vector in registers.vectors(causes) {
+            if self.vectors.raise(vector) {
+                self.telemetry.counters.interrupt();
+            }
+        }
+    }
+
+    /// Takes or gives the right to master the bus. Once it is taken, nothing is written any more.
+    pub(crate) fn set_may_master(&self, may_master: bool) {
+        if self.may_master.swap(may_master, Ordering::SeqCst) == may_master {
+            return;
+        }
+        if may_master {
+            self.engines.iter().for_each(Control::wake);
+        } else {
+            self.dma.barrier();
+        }
+    }
+
+    fn unknown(&self, bar: u32, offset: u64) {
+        let name = u64::from(bar) << 32 | offset & u64::from(u32::MAX);
+        self.telemetry.counters.unknown_register(name);
+        tracing::debug!(bar, offset, "access to a register that is not defined");
+    }
+
+    fn carry_out(&self, effect: Effect, bar: u32, offset: u64) {
+        match effect {
+            Effect::None | Effect::Start(..) => {}
+            Effect::Unknown => self.unknown(bar, offset),
+            Effect::Reset => self.reset(ResetCause::Register),
+            Effect::Doorbell(queue) => {
+                self.telemetry.counters.doorbell();
+                self.engines[queue as usize].wake();
+            }
+            // The engine was told already; a driver may reuse the ring's memory from now on.
+            Effect::Stop(_) => self.dma.barrier(),
+            Effect::Refuse(error) => {
+                let mut registers = self.registers();
+                let causes = registers.record_error(error);
+                self.raise(&registers, causes);
+            }
+            Effect::Raise(causes) => self.raise(&self.registers(), causes),
+        }
+    }
+
+    fn write_register(&self, offset: u64, value: u32) {
+        let effect = {
+            let mut registers = self.registers();
+            let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            let effect = registers.write(offset, value);
+            // Under the lock, so that engines see starts and stops in the order of the writes.
+            match effect {
+                Effect::Start(queue, setup) => self.engines[queue as usize].start(setup),
+                Effect::Stop(queue) => self.engines[queue as usize].stop(),
+                _ => {}
+            }
+            effect
+        };
+        self.carry_out(effect, BAR_REGISTERS, offset);
+    }
+}
+
+/// The device. All methods may be called from any thread; none of them waits for more than a
+/// chunk of a copy in flight. Dropping it stops its threads.
+#[derive(Debug)]
+pub struct Device {
+    shared: Arc<Shared>,
+    engines: Vec<JoinHandle<()>>,
+}
+
 impl Device {
-    /// Makes a device.
+    /// Makes a device in the state after power-on.
+    ///
+    /// # Errors
+    /// A size or number is out of bounds, or the host refuses memory or threads.
     pub fn new(config: Config) -> Result<Device, ConfigError> {
-        Ok(Self { vectors: Vectors::new() })
+        let Config {
+            vram_bytes,
+            copy_queues,
+        } = config;
+        let sizes = MIN_VRAM_BYTES..=MAX_VRAM_BYTES;
+        if !sizes.contains(&vram_bytes) || vram_bytes % VRAM_BLOCK_BYTES != 0 {
+            return Err(ConfigError::VramSize(vram_bytes));
+        }
+        if !(1..=MAX_QUEUES).contains(&copy_queues) {
+            return Err(ConfigError::CopyQueues(copy_queues));
+        }
+        let host = |what| move |source| ConfigError::Host { what, source };
+        let vram = Arc::new(Vram::new(vram_bytes).map_err(host("memory for VRAM"))?);
+        let registers = Arc::new(Mutex::new(Registers::new(vram_bytes, copy_queues)));
+        let scrubbed = {
+            let registers = registers.clone();
+            move |generation, result: io::Result<()>| {
+                if let Err(error) = &result {
+                    tracing::error!("VRAM cannot be scrubbed, the device is lost: {error}");
+                }
+                lock(&registers).scrubbed(generation, result.is_ok());
+            }
+        };
+        let background = Background::start(vram.clone(), Box::new(scrubbed))
+            .map_err(host("a thread for memory"))?;
+        let shared = Arc::new(Shared {
+            vram,
+            telemetry: Telemetry::new(vram_bytes),
+            background,
+            engines: (0..copy_queues).map(|_| Control::default()).collect(),
+            shutdown: AtomicBool::new(false),
+            dma: DmaMap::default(),
+            vectors: Vectors::new(),
+            config: Mutex::new(ConfigSpace::new()),
+            msix: Mutex::new(MsixTable::new()),
+            registers,
+            may_master: AtomicBool::new(false),
+            resetting: Mutex::new(()),
+        });
+        let mut device = Self {
+            shared,
+            engines: Vec::new(),
+        };
+        for queue in 0..copy_queues {
+            let shared = device.shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("hmmgpu-copy{queue}"))
+                .spawn(move || engine::run(&shared, queue))
+                .map_err(host("a thread for a copy engine"))?;
+            device.shared.engines[queue as usize].set_thread(thread.thread().clone());
+            device.engines.push(thread);
+        }
+        Ok(device)
     }
-    /// Size of config space in bytes.
-    pub fn config_size(&self) -> usize { 4096 }
-    /// Reads config space.
-    pub fn config_read(&self, offset: u64, data: &mut [u8]) { data.fill(0xff) }
-    /// Writes config space.
-    pub fn config_write(&self, offset: u64, data: &[u8]) {}
+
+    /// Size of configuration space in bytes.
+    pub fn config_size(&self) -> usize {
+        CONFIG_SIZE
+    }
+
+    /// Reads configuration space; what lies outside reads all-ones.
+    pub fn config_read(&self, offset: u64, data: &mut [u8]) {
+        lock(&self.shared.config).read(offset, data);
+    }
+
+    /// Writes configuration space. Carries out a function-level reset, and waits for a copy in
+    /// flight when bus mastering is taken away.
+    pub fn config_write(&self, offset: u64, data: &[u8]) {
+        let effect = {
+            let mut config = lock(&self.shared.config);
+            let effect = config.write(offset, data);
+            self.shared.set_may_master(effect.may_master);
+            effect
+        };
+        if effect.function_reset {
+            self.reset(ResetCause::Flr);
+        }
+    }
+
     /// Size of a BAR in bytes; 0: there is none of that number.
-    pub fn bar_size(&self, bar: u32) -> u64 { 0 }
-    /// Reads a BAR.
-    pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) { data.fill(0xff) }
-    /// Writes a BAR.
-    pub fn bar_write(&self, bar: u32, offset: u64, data: &[u8]) {}
+    pub fn bar_size(&self, bar: u32) -> u64 {
+        match bar {
+            BAR_REGISTERS => u64::from(BAR_REGISTERS_SIZE),
+            BAR_MSIX => u64::from(BAR_MSIX_SIZE),
+            _ => 0,
+        }
+    }
+
+    /// Reads a BAR. What is not defined reads all-ones and is counted.
+    pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) {
+        let well = match bar {
+            BAR_REGISTERS => self.read_registers(offset, data),
+            BAR_MSIX => {
+                let pending = self.shared.vectors.pending_bits();
+                lock(&self.shared.msix).read(offset, data, pending)
+            }
+            _ => false,
+        };
+        if !well {
+            data.fill(0xff);
+            self.shared.unknown(bar, offset);
+        }
+    }
+
+    /// Reads one or two registers; `false` when the access is not a defined one.
+    fn read_registers(&self, offset: u64, data: &mut [u8]) -> bool {
+        if !matches!(data.len(), 4 | 8) || offset % 4 != 0 {
+            return false;
+        }
+        let mut registers = self.shared.registers();
+        data.chunks_exact_mut(4).zip(0..).all(|(word, i)| {
+            let offset = offset
+                .checked_add(4 * i)
+                .and_then(|offset| u32::try_from(offset).ok());
+            match offset.and_then(|offset| registers.read(offset, now_ns())) {
+                Some(value) => {
+                    word.copy_from_slice(&value.to_le_bytes());
+                    true
+                }
+                None => false,
+            }
+        })
+    }
+
+    /// Writes a BAR. What is not defined is ignored and counted.
+    pub fn bar_write(&self, bar: u32, offset: u64, data: &[u8]) {
+        let words = match bar {
+            BAR_REGISTERS if offset % 4 == 0 && matches!(data.len(), 4 | 8) => data,
+            BAR_MSIX if lock(&self.shared.msix).write(offset, data) => return,
+            _ => {
+                self.shared.unknown(bar, offset);
+                return;
+            }
+        };
+        for (word, i) in words.chunks_exact(4).zip(0..) {
+            let value = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            self.shared
+                .write_register(offset.saturating_add(4 * i), value);
+        }
+    }
+
     /// Adds a range to the DMA map.
+    ///
+    /// # Errors
+    /// See [`DmaError`]; each is counted.
     pub fn dma_map(&self, map: DmaMapping) -> Result<(), DmaError> {
-        Err(DmaError::TooMany { limit: 0 })
+        match self.shared.dma.map(map) {
+            Ok(Some((region, write))) => {
+                self.shared.background.ram_mapped(&region, write);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                self.shared.telemetry.counters.dma_map_error();
+                Err(error)
+            }
+        }
     }
-    /// Takes a range out of the DMA map.
+
+    /// Takes a range out of the DMA map: exactly one that was mapped. Waits for a chunk of a copy
+    /// in flight; afterwards nothing reads or writes there.
+    ///
+    /// # Errors
+    /// The range is malformed, is not mapped, or is not exactly one that was mapped.
     pub fn dma_unmap(&self, address: u64, size: u64) -> Result<(), DmaError> {
-        Err(DmaError::NotMapped { address, size })
+        self.shared.dma.unmap(address, size)
     }
-    /// Empties the DMA map.
-    pub fn dma_unmap_all(&self) {}
-    /// Sets where a vector goes.
+
+    /// Empties the DMA map; as [`Self::dma_unmap`] for all of it.
+    pub fn dma_unmap_all(&self) {
+        self.shared.dma.unmap_all();
+    }
+
+    /// Sets where a vector goes; `None` masks it. What was raised while it was masked goes out
+    /// when a sink is set. Vectors that do not exist are ignored.
     pub fn set_interrupt(&self, vector: u32, sink: Option<Box<dyn Interrupt>>) {
-        self.vectors.set(vector, sink);
+        if self.shared.vectors.set(vector, sink) {
+            self.shared.telemetry.counters.interrupt();
+        }
     }
-    /// Resets.
-    pub fn reset(&self, cause: ResetCause) {}
+
+    /// Resets the device. When it returns, nothing that was under way before can write to guest
+    /// memory or raise an interrupt any more; it waits for at most a chunk of a copy for that.
+    /// VRAM is scrubbed in the background meanwhile, and `STATE` reads `STATE_RESETTING` until it
+    /// is done. [`ResetCause::Disconnect`] also empties the DMA map and drops all sinks.
+    pub fn reset(&self, cause: ResetCause) {
+        self.shared.reset(cause);
+    }
+
     /// All that was counted.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            schema: SCHEMA.to_owned(),
-            time_ns: 0,
-            generation: 0,
-            vram: Default::default(),
-            transfers: Vec::new(),
-            spans: Vec::new(),
-            events: Default::default(),
-            windows: Vec::new(),
-            windows_dropped: 0,
+        let maps = self.shared.dma.view().len();
+        self.shared.telemetry.snapshot(now_ns(), maps as u64)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.shared.shutdown.store(true, Ordering::SeqCst);
+        self.shared.engines.iter().for_each(Control::stop);
+        for engine in self.engines.drain(..) {
+            // A panic of the thread has been reported by the panic hook already.
+            let _ = engine.join();
         }
     }
 }

@@ -1,6 +1,24 @@
-//! The DMA map.
+//! The DMA map: which DMA addresses there are, and the memory behind them.
+//!
+//! Every access of an engine happens under a [`DmaView`], a read lock. Whoever changes the map
+//! takes the write lock and so waits for accesses in flight; afterwards nothing touches what was
+//! unmapped. Engines hold a view for at most one chunk of a copy, so that the wait is short.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use hmmgpu_contract::PAGE_SIZE;
+use hmmgpu_contract::desc::Status;
+use rustix::io::Errno;
+use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+use crate::command::Fault;
+
+/// Most maps at once. Stops a client from using up the process's file descriptors and maps; a
+/// QEMU guest needs about twenty.
+pub const MAX_DMA_MAPS: usize = 512;
 
 /// A range of DMA addresses, and what is behind it.
 #[derive(Debug)]
@@ -47,7 +65,9 @@ pub enum DmaError {
         size: u64,
     },
     /// The range covers mapped ranges, but is not one of them.
-    #[error("DMA range {address:#x}+{size:#x} is not exactly one that was mapped: unmap whole maps")]
+    #[error(
+        "DMA range {address:#x}+{size:#x} is not exactly one that was mapped: unmap whole maps"
+    )]
     Partial {
         /// Address as given.
         address: u64,
@@ -77,7 +97,6 @@ pub enum DmaError {
 impl DmaError {
     /// The errno that tells a vfio client the same.
     pub fn errno(&self) -> i32 {
-        use rustix::io::Errno;
         match self {
             Self::Malformed { .. } | Self::Partial { .. } => Errno::INVAL.raw_os_error(),
             Self::Overlap { .. } => Errno::EXIST.raw_os_error(),
@@ -85,5 +104,269 @@ impl DmaError {
             Self::TooMany { .. } => Errno::NOSPC.raw_os_error(),
             Self::Backing { errno, .. } => *errno,
         }
+    }
+}
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+#[derive(Debug)]
+struct Map {
+    size: u64,
+    read: bool,
+    write: bool,
+    region: Option<Arc<MmapRegion>>,
+}
+
+type Table = BTreeMap<u64, Map>;
+
+/// The map.
+#[derive(Debug, Default)]
+pub(crate) struct DmaMap {
+    table: RwLock<Table>,
+}
+
+impl DmaMap {
+    /// Adds a range. Returns the mapping that may be populated ahead of its use, and whether for
+    /// writing.
+    pub(crate) fn map(
+        &self,
+        mapping: DmaMapping,
+    ) -> Result<Option<(Arc<MmapRegion>, bool)>, DmaError> {
+        let DmaMapping {
+            address,
+            size,
+            read,
+            write,
+            backing,
+        } = mapping;
+        check_range(address, size)?;
+        let misaligned = |(_, offset): &(File, u64)| offset % PAGE_SIZE != 0;
+        if !(read || write) || backing.as_ref().is_some_and(misaligned) {
+            return Err(DmaError::Malformed { address, size });
+        }
+        // Mapping the file is slow beside the rest, so it is done before the lock is taken.
+        self.admit(&self.view().0, address, size)?;
+        let region = backing
+            .map(|(file, offset)| map_file(file, offset, address, size, write))
+            .transpose()?
+            .map(Arc::new);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        self.admit(&table, address, size)?;
+        let populate = region.clone().map(|region| (region, write));
+        table.insert(
+            address,
+            Map {
+                size,
+                read,
+                write,
+                region,
+            },
+        );
+        Ok(populate)
+    }
+
+    /// Whether a new range fits.
+    fn admit(&self, table: &Table, address: u64, size: u64) -> Result<(), DmaError> {
+        if overlapping(table, address, size).next().is_some() {
+            return Err(DmaError::Overlap { address, size });
+        }
+        if table.len() >= MAX_DMA_MAPS {
+            return Err(DmaError::TooMany {
+                limit: MAX_DMA_MAPS,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes out a range, which must be exactly one that was mapped.
+    pub(crate) fn unmap(&self, address: u64, size: u64) -> Result<(), DmaError> {
+        check_range(address, size)?;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = match table.get(&address) {
+            Some(map) if map.size == size => table.remove(&address),
+            _ if overlapping(&table, address, size).next().is_some() => {
+                return Err(DmaError::Partial { address, size });
+            }
+            _ => return Err(DmaError::NotMapped { address, size }),
+        };
+        drop(table);
+        // Unmapping from the address space is slow: outside of the lock.
+        drop(removed);
+        Ok(())
+    }
+
+    /// Takes out all ranges.
+    pub(crate) fn unmap_all(&self) {
+        let removed =
+            std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
+        drop(removed);
+    }
+
+    /// Waits until every access that has begun is over.
+    pub(crate) fn barrier(&self) {
+        drop(self.table.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The map for accesses. It must not be held while waiting for anything.
+    pub(crate) fn view(&self) -> DmaView<'_> {
+        DmaView(self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn check_range(address: u64, size: u64) -> Result<(), DmaError> {
+    let aligned = address % PAGE_SIZE == 0 && size % PAGE_SIZE == 0;
+    // The last byte must have an address; so must the byte after it, which keeps ends simple.
+    if !aligned || size == 0 || address.checked_add(size).is_none() {
+        return Err(DmaError::Malformed { address, size });
+    }
+    Ok(())
+}
+
+/// Maps that share an address with a range.
+fn overlapping(table: &Table, address: u64, size: u64) -> impl Iterator<Item = &Map> {
+    table
+        .range(..address + size)
+        .rev()
+        .take(1)
+        .filter(move |(base, map)| *base + map.size > address)
+        .map(|(_, map)| map)
+}
+
+fn map_file(
+    file: File,
+    offset: u64,
+    address: u64,
+    size: u64,
+    write: bool,
+) -> Result<MmapRegion, DmaError> {
+    let error = |reason: String, errno: Errno| DmaError::Backing {
+        address,
+        size,
+        reason,
+        errno: errno.raw_os_error(),
+    };
+    let len = usize::try_from(size).map_err(|_| DmaError::Malformed { address, size })?;
+    // The file must reach to the end of the map: an access beyond it would kill the process.
+    let file_size = file
+        .metadata()
+        .map_err(|err| {
+            error(
+                err.to_string(),
+                Errno::from_io_error(&err).unwrap_or(Errno::INVAL),
+            )
+        })?
+        .len();
+    if offset.checked_add(size).is_none_or(|end| end > file_size) {
+        let reason = format!("the file of {file_size} bytes ends before {offset:#x}+{size:#x}");
+        return Err(error(reason, Errno::INVAL));
+    }
+    let prot = if write {
+        libc::PROT_READ | libc::PROT_WRITE
+    } else {
+        libc::PROT_READ
+    };
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    MmapRegion::build(Some(FileOffset::new(file, offset)), len, prot, flags).map_err(|err| {
+        let errno = match &err {
+            vm_memory::mmap::MmapRegionError::Mmap(err) => Errno::from_io_error(err),
+            _ => None,
+        };
+        error(err.to_string(), errno.unwrap_or(Errno::INVAL))
+    })
+}
+
+/// The DMA map as it is for the duration of some accesses.
+#[derive(Debug)]
+pub(crate) struct DmaView<'a>(RwLockReadGuard<'a, Table>);
+
+impl DmaView<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The memory from `address` to the end of its map, or as much as `len` of it.
+    pub(crate) fn slice(
+        &self,
+        address: u64,
+        len: usize,
+        access: Access,
+    ) -> Result<VolatileSlice<'_, ()>, Fault> {
+        let unmapped = Fault::at(Status::STATUS_DMA_UNMAPPED, address);
+        let (base, map) = self.0.range(..=address).next_back().ok_or(unmapped)?;
+        let at = address - base;
+        if at >= map.size {
+            return Err(unmapped);
+        }
+        let region = map.region.as_deref().ok_or(unmapped)?;
+        let allowed = match access {
+            Access::Read => map.read,
+            Access::Write => map.write,
+        };
+        if !allowed {
+            return Err(Fault::at(Status::STATUS_DMA_PERMISSION, address));
+        }
+        let at = usize::try_from(at).map_err(|_| unmapped)?;
+        region
+            .get_slice(at, len.min(region.size() - at))
+            .map_err(|_| unmapped)
+    }
+
+    /// Whether all of a range can be accessed; it may span adjacent maps.
+    pub(crate) fn check(&self, address: u64, bytes: u64, access: Access) -> Result<(), Fault> {
+        let end = address
+            .checked_add(bytes)
+            .ok_or(Fault::at(Status::STATUS_DMA_UNMAPPED, address))?;
+        let mut at = address;
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX);
+            at += self.slice(at, len, access)?.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads bytes, which may span adjacent maps.
+    pub(crate) fn read(&self, mut address: u64, mut data: &mut [u8]) -> Result<(), Fault> {
+        while !data.is_empty() {
+            let slice = self.slice(address, data.len(), Access::Read)?;
+            let read = slice.copy_to(data);
+            data = &mut data[read..];
+            address = address.wrapping_add(read as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes, which may span adjacent maps.
+    pub(crate) fn write(&self, mut address: u64, mut data: &[u8]) -> Result<(), Fault> {
+        while !data.is_empty() {
+            let slice = self.slice(address, data.len(), Access::Write)?;
+            slice.copy_from(data);
+            address = address.wrapping_add(slice.len() as u64);
+            data = &data[slice.len()..];
+        }
+        Ok(())
+    }
+
+    /// Loads a naturally aligned word.
+    pub(crate) fn load<T: AtomicAccess>(&self, address: u64, order: Ordering) -> Result<T, Fault> {
+        self.slice(address, size_of::<T>(), Access::Read)?
+            .load(0, order)
+            .map_err(|_| Fault::at(Status::STATUS_DMA_UNMAPPED, address))
+    }
+
+    /// Stores a naturally aligned word.
+    pub(crate) fn store<T: AtomicAccess>(
+        &self,
+        address: u64,
+        value: T,
+        order: Ordering,
+    ) -> Result<(), Fault> {
+        self.slice(address, size_of::<T>(), Access::Write)?
+            .store(value, 0, order)
+            .map_err(|_| Fault::at(Status::STATUS_DMA_UNMAPPED, address))
     }
 }

@@ -1,11 +1,25 @@
 //! The device model: PCI function, registers, VRAM, copy engine. It knows no VMM.
+//!
+//! A transport drives a [`Device`] by accesses to configuration space and BARs, by DMA maps and
+//! by interrupt sinks.
 
+mod advise;
+mod background;
+mod clock;
+mod command;
+mod config_space;
+mod copy;
 mod device;
 mod dma;
+mod engine;
 mod interrupt;
+mod msix;
+mod registers;
 mod reset;
+mod ring;
+mod vram;
 
 pub use device::{Config, ConfigError, Device};
-pub use dma::{DmaError, DmaMapping};
+pub use dma::{DmaError, DmaMapping, MAX_DMA_MAPS};
 pub use interrupt::Interrupt;
 pub use reset::ResetCause;

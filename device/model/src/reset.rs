@@ -1,4 +1,10 @@
-//! Reset causes.
+//! Reset: everything of before ends, then VRAM is scrubbed.
+
+use hmmgpu_telemetry::ResetKind;
+
+use crate::device::{Shared, lock};
+use crate::engine::Control;
+use crate::msix::MsixTable;
 
 /// Why the device is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,4 +17,61 @@ pub enum ResetCause {
     VfioUser,
     /// The client went away.
     Disconnect,
+}
+
+impl ResetCause {
+    fn kind(self) -> ResetKind {
+        match self {
+            Self::Register => ResetKind::Register,
+            Self::Flr => ResetKind::Flr,
+            Self::VfioUser => ResetKind::VfioUser,
+            Self::Disconnect => ResetKind::Disconnect,
+        }
+    }
+}
+
+impl Shared {
+    /// See [`Device::reset`](crate::Device::reset).
+    pub(crate) fn reset(&self, cause: ResetCause) {
+        // All of the device's state, so that new state does not compile until it is decided here
+        // what a reset does to it.
+        let Self {
+            vram: _, // scrubbed in the background
+            telemetry,
+            background,
+            engines,
+            shutdown: _,
+            dma,
+            vectors,
+            config,
+            msix,
+            registers,
+            may_master: _, // by set_may_master
+            resetting,
+        } = self;
+        let _one_at_a_time = lock(resetting);
+        let generation = {
+            let mut registers = lock(registers);
+            registers.reset();
+            engines.iter().for_each(Control::stop);
+            registers.generation()
+        };
+        // The function as the bus sees it; a reset by register is the driver's own affair.
+        if cause != ResetCause::Register {
+            let mut config = lock(config);
+            config.reset();
+            self.set_may_master(config.may_master());
+            *lock(msix) = MsixTable::new();
+        }
+        // From here on, engines get no permit for what they did before, and have none.
+        dma.barrier();
+        let disconnected = cause == ResetCause::Disconnect;
+        if disconnected {
+            dma.unmap_all();
+        }
+        vectors.reset(disconnected);
+        telemetry.reset(cause.kind(), generation);
+        background.scrub(generation);
+        tracing::info!(?cause, generation, "reset");
+    }
 }

@@ -1,0 +1,380 @@
+//! Registers of BAR 0, as state and pure functions: a write returns what the device has to do.
+//!
+//! The interrupt of errors is raised when `INT_ERROR` becomes pending; it is raised again only
+//! after the driver has cleared the bit. The interrupt of a queue is raised by every fence that
+//! asks for it, whether or not its cause is still pending, because it has a vector of its own and
+//! a driver need not read `INT_CAUSE` at all.
+
+use hmmgpu_contract::desc::Status;
+use hmmgpu_contract::pci::{MSIX_VECTORS, VECTOR_ERROR};
+use hmmgpu_contract::queue::{MAX_RING_LOG2, MIN_RING_LOG2, QUEUE_ALIGN};
+use hmmgpu_contract::regs::{
+    INT_ERROR, INT_QUEUE0, MAGIC_VALUE, MAX_QUEUES, QUEUE_BASE, QUEUE_CTRL_ENABLE,
+    QUEUE_STATUS_ERROR, QUEUE_STATUS_OFF, QUEUE_STATUS_RUNNING, QUEUE_STRIDE, QueueReg,
+    RESET_CTRL_RESET, Reg, STATE_FAILED, STATE_READY, STATE_RESETTING,
+};
+use hmmgpu_contract::{CONTRACT_VERSION, MAX_ORDER};
+
+/// Folio orders that the device takes: all that the format can name.
+pub(crate) const FOLIO_ORDERS: u32 = (1 << (MAX_ORDER + 1)) - 1;
+
+/// An error, as the first-error registers show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorRecord {
+    pub(crate) status: Status,
+    pub(crate) queue: u32,
+    pub(crate) index: u32,
+    pub(crate) address: u64,
+}
+
+/// Where a queue lies, as it was when it was enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueSetup {
+    /// Unique for every time that any queue is enabled.
+    pub(crate) run: u64,
+    /// Device generation in which it was enabled.
+    pub(crate) generation: u32,
+    pub(crate) header: u64,
+    pub(crate) ring: u64,
+    pub(crate) ring_log2: u32,
+}
+
+/// What the device has to do because of a register write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// The register is not defined.
+    Unknown,
+    /// Reset the device.
+    Reset,
+    /// A queue's producer has moved.
+    Doorbell(u32),
+    /// A queue was enabled.
+    Start(u32, QueueSetup),
+    /// A queue was disabled.
+    Stop(u32),
+    /// A queue was enabled with a set-up that cannot work.
+    Refuse(ErrorRecord),
+    /// Raise the interrupts of these causes.
+    Raise(u32),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Queue {
+    header: u64,
+    ring: u64,
+    ring_log2: u32,
+    vector: u32,
+    enabled: bool,
+    status: u32,
+    run: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FirstError {
+    record: Option<ErrorRecord>,
+    count: u32,
+}
+
+/// All registers.
+#[derive(Debug)]
+pub(crate) struct Registers {
+    vram_bytes: u64,
+    queues: Vec<Queue>,
+    state: u32,
+    generation: u32,
+    time_high: u32,
+    int_cause: u32,
+    int_mask: u32,
+    error: FirstError,
+    runs: u64,
+}
+
+/// The low word.
+#[allow(clippy::cast_possible_truncation)] // Cutting off the rest is the purpose.
+fn low(value: u64) -> u32 {
+    value as u32
+}
+
+/// The high word.
+fn high(value: u64) -> u32 {
+    low(value >> 32)
+}
+
+fn with_low(value: u64, low: u32) -> u64 {
+    value & !u64::from(u32::MAX) | u64::from(low)
+}
+
+fn with_high(value: u64, high: u32) -> u64 {
+    value & u64::from(u32::MAX) | u64::from(high) << 32
+}
+
+/// Which register an offset is.
+enum Target {
+    Device(Reg),
+    Queue(u32, QueueReg),
+}
+
+impl Registers {
+    pub(crate) fn new(vram_bytes: u64, queues: u32) -> Self {
+        Self {
+            vram_bytes,
+            queues: vec![Queue::default(); queues.min(MAX_QUEUES) as usize],
+            state: STATE_READY,
+            generation: 0,
+            time_high: 0,
+            int_cause: 0,
+            int_mask: 0,
+            error: FirstError::default(),
+            runs: 0,
+        }
+    }
+
+    fn target(offset: u32) -> Target {
+        match offset.checked_sub(QUEUE_BASE) {
+            Some(offset) => Target::Queue(offset / QUEUE_STRIDE, QueueReg(offset % QUEUE_STRIDE)),
+            None => Target::Device(Reg(offset)),
+        }
+    }
+
+    /// Reads the word at `offset`; `None` where no readable register is. `now_ns` is the device's
+    /// time.
+    pub(crate) fn read(&mut self, offset: u32, now_ns: u64) -> Option<u32> {
+        match Self::target(offset) {
+            Target::Device(reg) => self.read_device(reg, now_ns),
+            Target::Queue(queue, reg) => self.read_queue(queue, reg),
+        }
+    }
+
+    fn read_device(&mut self, reg: Reg, now_ns: u64) -> Option<u32> {
+        let error = self.error.record;
+        Some(match reg {
+            Reg::MAGIC => MAGIC_VALUE,
+            Reg::VERSION => CONTRACT_VERSION,
+            Reg::FEATURES_LO | Reg::FEATURES_HI => 0,
+            Reg::VRAM_SIZE_LO => low(self.vram_bytes),
+            Reg::VRAM_SIZE_HI => high(self.vram_bytes),
+            Reg::FOLIO_ORDERS => FOLIO_ORDERS,
+            Reg::COPY_QUEUES => u32::try_from(self.queues.len()).unwrap_or(MAX_QUEUES),
+            Reg::MAX_RING_LOG2 => MAX_RING_LOG2,
+            Reg::STATE => self.state,
+            Reg::GENERATION => self.generation,
+            Reg::TIME_LO => {
+                self.time_high = high(now_ns);
+                low(now_ns)
+            }
+            Reg::TIME_HI => self.time_high,
+            Reg::INT_CAUSE => self.int_cause,
+            Reg::INT_MASK => self.int_mask,
+            Reg::ERROR_STATUS => error.map_or(0, |error| error.status.0),
+            Reg::ERROR_QUEUE => error.map_or(0, |error| error.queue),
+            Reg::ERROR_INDEX => error.map_or(0, |error| error.index),
+            Reg::ERROR_ADDR_LO => error.map_or(0, |error| low(error.address)),
+            Reg::ERROR_ADDR_HI => error.map_or(0, |error| high(error.address)),
+            Reg::ERROR_COUNT => self.error.count,
+            _ => return None,
+        })
+    }
+
+    fn read_queue(&self, queue: u32, reg: QueueReg) -> Option<u32> {
+        let queue = self.queues.get(usize::try_from(queue).ok()?)?;
+        Some(match reg {
+            QueueReg::QUEUE_HEADER_LO => low(queue.header),
+            QueueReg::QUEUE_HEADER_HI => high(queue.header),
+            QueueReg::QUEUE_RING_LO => low(queue.ring),
+            QueueReg::QUEUE_RING_HI => high(queue.ring),
+            QueueReg::QUEUE_RING_LOG2 => queue.ring_log2,
+            QueueReg::QUEUE_VECTOR => queue.vector,
+            QueueReg::QUEUE_CTRL => u32::from(queue.enabled),
+            QueueReg::QUEUE_STATUS => queue.status,
+            _ => return None,
+        })
+    }
+
+    /// Writes the word at `offset`.
+    pub(crate) fn write(&mut self, offset: u32, value: u32) -> Effect {
+        match Self::target(offset) {
+            Target::Device(reg) => self.write_device(reg, value),
+            Target::Queue(queue, reg) => self.write_queue(queue, reg, value),
+        }
+    }
+
+    fn write_device(&mut self, reg: Reg, value: u32) -> Effect {
+        match reg {
+            Reg::RESET_CTRL if value & RESET_CTRL_RESET != 0 => Effect::Reset,
+            Reg::RESET_CTRL => Effect::None,
+            Reg::INT_CAUSE => {
+                self.int_cause &= !value;
+                Effect::None
+            }
+            Reg::INT_MASK => {
+                let unmasked = self.int_mask & !value & self.int_cause;
+                self.int_mask = value;
+                match unmasked {
+                    0 => Effect::None,
+                    causes => Effect::Raise(causes),
+                }
+            }
+            Reg::ERROR_STATUS => {
+                self.error = FirstError::default();
+                Effect::None
+            }
+            _ => Effect::Unknown,
+        }
+    }
+
+    fn write_queue(&mut self, number: u32, reg: QueueReg, value: u32) -> Effect {
+        let ready = self.state == STATE_READY;
+        let Some(queue) = usize::try_from(number)
+            .ok()
+            .and_then(|queue| self.queues.get_mut(queue))
+        else {
+            return Effect::Unknown;
+        };
+        let field = match reg {
+            QueueReg::QUEUE_DOORBELL | QueueReg::QUEUE_CTRL if !ready => return Effect::None,
+            QueueReg::QUEUE_DOORBELL => return Effect::Doorbell(number),
+            QueueReg::QUEUE_CTRL => {
+                let enable = value & QUEUE_CTRL_ENABLE != 0;
+                if enable == queue.enabled {
+                    return Effect::None;
+                }
+                queue.enabled = enable;
+                return if enable {
+                    self.enable(number)
+                } else {
+                    queue.status = QUEUE_STATUS_OFF;
+                    Effect::Stop(number)
+                };
+            }
+            QueueReg::QUEUE_HEADER_LO
+            | QueueReg::QUEUE_HEADER_HI
+            | QueueReg::QUEUE_RING_LO
+            | QueueReg::QUEUE_RING_HI
+            | QueueReg::QUEUE_RING_LOG2
+            | QueueReg::QUEUE_VECTOR => reg,
+            _ => return Effect::Unknown,
+        };
+        if ready && !queue.enabled {
+            match field {
+                QueueReg::QUEUE_HEADER_LO => queue.header = with_low(queue.header, value),
+                QueueReg::QUEUE_HEADER_HI => queue.header = with_high(queue.header, value),
+                QueueReg::QUEUE_RING_LO => queue.ring = with_low(queue.ring, value),
+                QueueReg::QUEUE_RING_HI => queue.ring = with_high(queue.ring, value),
+                QueueReg::QUEUE_RING_LOG2 => queue.ring_log2 = value,
+                _ => queue.vector = value,
+            }
+        }
+        Effect::None
+    }
+
+    /// Starts a queue that has just been enabled, or refuses a set-up that cannot work.
+    fn enable(&mut self, number: u32) -> Effect {
+        let queue = &mut self.queues[number as usize];
+        let misaligned = |address: u64| address % u64::from(QUEUE_ALIGN) != 0;
+        let refusal = if !(MIN_RING_LOG2..=MAX_RING_LOG2).contains(&queue.ring_log2)
+            || queue.vector >= MSIX_VECTORS
+        {
+            Some((Status::STATUS_BAD_FIELD, queue.ring))
+        } else if misaligned(queue.header) {
+            Some((Status::STATUS_MISALIGNED, queue.header))
+        } else if misaligned(queue.ring) {
+            Some((Status::STATUS_MISALIGNED, queue.ring))
+        } else {
+            None
+        };
+        self.runs += 1;
+        queue.run = self.runs;
+        if let Some((status, address)) = refusal {
+            queue.status = QUEUE_STATUS_ERROR;
+            return Effect::Refuse(ErrorRecord {
+                status,
+                queue: number,
+                index: 0,
+                address,
+            });
+        }
+        queue.status = QUEUE_STATUS_RUNNING;
+        Effect::Start(
+            number,
+            QueueSetup {
+                run: queue.run,
+                generation: self.generation,
+                header: queue.header,
+                ring: queue.ring,
+                ring_log2: queue.ring_log2,
+            },
+        )
+    }
+
+    /// Records an error. Returns the causes to raise an interrupt for.
+    pub(crate) fn record_error(&mut self, error: ErrorRecord) -> u32 {
+        self.error.record.get_or_insert(error);
+        self.error.count = self.error.count.saturating_add(1);
+        let new = INT_ERROR & !self.int_cause;
+        self.int_cause |= INT_ERROR;
+        new & !self.int_mask
+    }
+
+    /// The engine has stopped run `run` of a queue because of an error.
+    pub(crate) fn queue_failed(&mut self, number: u32, run: u64) {
+        match self.queues.get_mut(number as usize) {
+            Some(queue) if queue.run == run && queue.enabled => queue.status = QUEUE_STATUS_ERROR,
+            _ => {}
+        }
+    }
+
+    /// A fence of a queue asks for its interrupt. Returns the causes to raise one for.
+    pub(crate) fn fence_interrupt(&mut self, number: u32) -> u32 {
+        let cause = INT_QUEUE0 << number;
+        self.int_cause |= cause;
+        cause & !self.int_mask
+    }
+
+    /// The MSI-X vectors of a set of causes.
+    pub(crate) fn vectors(&self, causes: u32) -> impl Iterator<Item = u32> + '_ {
+        let error = (causes & INT_ERROR != 0).then_some(VECTOR_ERROR);
+        let queues = self
+            .queues
+            .iter()
+            .enumerate()
+            .filter(move |(number, _)| causes & (INT_QUEUE0 << number) != 0)
+            .map(|(_, queue)| queue.vector);
+        error.into_iter().chain(queues)
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Everything back to the state after power-on, in the next generation. VRAM is not scrubbed
+    /// yet.
+    pub(crate) fn reset(&mut self) {
+        let Self {
+            vram_bytes: _,
+            queues,
+            state,
+            generation,
+            time_high,
+            int_cause,
+            int_mask,
+            error,
+            runs: _,
+        } = self;
+        queues.fill(Queue::default());
+        *state = STATE_RESETTING;
+        *generation = generation.wrapping_add(1);
+        *time_high = 0;
+        *int_cause = 0;
+        *int_mask = 0;
+        *error = FirstError::default();
+    }
+
+    /// VRAM is scrubbed, or cannot be. Ignored when another reset has come since.
+    pub(crate) fn scrubbed(&mut self, generation: u32, well: bool) {
+        if generation == self.generation {
+            self.state = if well { STATE_READY } else { STATE_FAILED };
+        }
+    }
+}
