@@ -1,20 +1,46 @@
 //! Tool root, driver build, guest programs and initramfs.
 //!
 //! Everything is made on first use, kept in a cache under the hash of what it was made from, and
-//! used again without asking the network.
+//! used again without asking the network:
+//!
+//! | Kind | Made from | By |
+//! |---|---|---|
+//! | `root` | the recipe in `tool_root.rs` | mmdebstrap, in a sandbox |
+//! | `driver` | driver sources, kernel, packages of the root | kbuild, in the root |
+//! | `guest` | sources of init and workloads, lock file | cargo |
+//! | `initramfs` | all of these | this crate |
+//!
+//! Two runs may start at once: the second waits for the first. What is made gets its name when it
+//! is complete; errors and interruptions leave nothing behind but a log.
 #![forbid(unsafe_code)]
 
+mod cache;
+mod context;
+mod cpio;
+mod driver;
 mod error;
+mod guest_programs;
+mod host_tools;
+mod initramfs;
+mod kernel;
+mod keys;
+mod modules;
 mod progress;
+mod run;
 mod sandbox;
+mod tool_root;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use hmmgpu_guest_protocol::Job;
 
+use cache::Cache;
+use context::Context;
 pub use error::ImageError;
-pub use progress::{PlainProgress, Progress, Silent};
+pub use kernel::Kernel;
+pub use progress::{PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
 pub use sandbox::{Bind, ToolRoot};
 
 /// Where things are kept and taken from.
@@ -28,6 +54,10 @@ pub struct ImagesOptions {
     pub mirror: Option<String>,
     /// Who is told what goes on.
     pub progress: Arc<dyn Progress>,
+    /// Set by the program's signal handler: what is being made stops within a moment, cleans up
+    /// and returns [`ImageError::Interrupted`]. The programs that do the work are in a process
+    /// group of their own, so Ctrl-C does not reach them otherwise.
+    pub cancel: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for ImagesOptions {
@@ -46,7 +76,8 @@ impl Default for ImagesOptions {
             cache: None,
             source: None,
             mirror: None,
-            progress: Arc::new(PlainProgress::stderr()),
+            progress: for_stderr(),
+            cancel: Arc::default(),
         }
     }
 }
@@ -54,58 +85,162 @@ impl Default for ImagesOptions {
 /// Makes and finds the artefacts.
 #[derive(Debug)]
 pub struct Images {
-    options: ImagesOptions,
-}
-
-/// A kernel in the tool root; the paths are the host's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// What `uname -r` says when it runs.
-    pub release: String,
-    /// The bootable image (`vmlinuz`).
-    pub image: PathBuf,
-    /// The folder with `modules.dep`.
-    pub modules: PathBuf,
-    /// The folder to build modules against.
-    pub headers: PathBuf,
+    cache: Cache,
+    source: PathBuf,
+    mirror: Option<String>,
+    context: Context,
 }
 
 impl Images {
     /// Settles the folders; makes nothing yet.
+    ///
+    /// # Errors
+    /// [`ImageError::NoCacheFolder`].
     pub fn new(options: ImagesOptions) -> Result<Self, ImageError> {
-        Ok(Self { options })
+        let cache = options
+            .cache
+            .or_else(|| cache_folder(|name| std::env::var_os(name).map(PathBuf::from)))
+            .ok_or(ImageError::NoCacheFolder)?;
+        // Sandboxes need absolute paths.
+        let cache = std::path::absolute(&cache).map_err(ImageError::io("find", &cache))?;
+        let source = options
+            .source
+            .or_else(|| set(std::env::var_os("HMMGPU_SOURCE").map(PathBuf::from)))
+            .unwrap_or_else(|| {
+                let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+                own.parent().unwrap_or(own).to_owned()
+            });
+        let mirror = options
+            .mirror
+            .or_else(|| std::env::var("HMMGPU_MIRROR").ok())
+            .filter(|mirror| !mirror.is_empty());
+        Ok(Self {
+            cache: Cache::new(cache),
+            source,
+            mirror,
+            context: Context {
+                progress: options.progress,
+                cancel: options.cancel,
+            },
+        })
     }
 
-    /// Made on first use: minutes and the network. Later uses are instant.
+    /// The cache folder.
+    pub fn cache_folder(&self) -> &Path {
+        self.cache.folder()
+    }
+
+    /// The tree that driver and guest programs are built from.
+    pub fn source_folder(&self) -> &Path {
+        &self.source
+    }
+
+    /// Made on first use, which takes some 250 MB from the network and half a minute; later uses
+    /// are instant.
+    ///
+    /// # Errors
+    /// A missing host tool, no room, no network, a broken download, no sandbox, an interruption.
     pub fn tool_root(&self) -> Result<ToolRoot, ImageError> {
-        let _ = &self.options;
-        Err(ImageError::NotBuilt("tool root".into()))
+        tool_root::get(&self.context, &self.cache, self.mirror.as_deref())
     }
 
     /// The newest kernel of the tool root.
-    pub fn kernel(&self, _root: &ToolRoot) -> Result<Kernel, ImageError> {
-        Err(ImageError::NotBuilt("kernel".into()))
+    ///
+    /// # Errors
+    /// [`ImageError::NoKernel`].
+    pub fn kernel(&self, root: &ToolRoot) -> Result<Kernel, ImageError> {
+        kernel::newest(root.path()).ok_or_else(|| ImageError::NoKernel {
+            path: root.path().to_owned(),
+        })
+    }
+
+    /// The driver module for a kernel.
+    ///
+    /// # Errors
+    /// What the compiler says, no room, no sources, an interruption.
+    pub fn driver(&self, root: &ToolRoot, kernel: &Kernel) -> Result<PathBuf, ImageError> {
+        let folder = self.source.join("guest-driver");
+        if !folder.is_dir() {
+            return Err(ImageError::NoSource {
+                path: self.source.clone(),
+                missing: "guest-driver".into(),
+            });
+        }
+        driver::get(&self.context, &self.cache, root, kernel, &folder)
     }
 
     /// The base initramfs (init, shell and tools, kernel modules, driver, workloads) for a kernel.
-    pub fn initramfs(&self, _root: &ToolRoot, _kernel: &Kernel) -> Result<PathBuf, ImageError> {
-        Err(ImageError::NotBuilt("initramfs".into()))
+    ///
+    /// # Errors
+    /// What a compiler says, no room, no sources, an interruption.
+    pub fn initramfs(&self, root: &ToolRoot, kernel: &Kernel) -> Result<PathBuf, ImageError> {
+        let driver = self.driver(root, kernel)?;
+        let programs = guest_programs::get(&self.context, &self.cache, &self.source)?;
+        initramfs::get(&self.context, &self.cache, root, kernel, &driver, &programs)
     }
 
     /// A cpio with the job and the user's files (host path, path in the guest), to be appended to
-    /// the base.
-    pub fn overlay(_job: &Job, _files: &[(PathBuf, String)]) -> Result<Vec<u8>, ImageError> {
-        Err(ImageError::NotBuilt("overlay".into()))
+    /// the base. A folder comes with all in it; a guest path that ends in `/` keeps the file's
+    /// name. Files are held in memory: [`Images::write_initrd`] streams them.
+    ///
+    /// # Errors
+    /// [`ImageError::UserFile`].
+    pub fn overlay(job: &Job, files: &[(PathBuf, String)]) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Vec::new();
+        initramfs::overlay(&mut bytes, job, files)?;
+        Ok(bytes)
     }
 
-    /// Writes base and overlay into one file for QEMU's `-initrd`; user files are streamed, so
-    /// they may be large.
+    /// Writes base and overlay into one file for QEMU's `-initrd`. The guest needs at least twice
+    /// its size as memory to boot.
+    ///
+    /// # Errors
+    /// [`ImageError::UserFile`], or the output cannot be written.
     pub fn write_initrd(
-        _base: &std::path::Path,
-        _job: &Job,
-        _files: &[(PathBuf, String)],
-        _output: &std::path::Path,
+        base: &Path,
+        job: &Job,
+        files: &[(PathBuf, String)],
+        output: &Path,
     ) -> Result<(), ImageError> {
-        Err(ImageError::NotBuilt("initrd".into()))
+        initramfs::write_initrd(base, job, files, output)
+    }
+}
+
+/// The first folder that the environment names.
+fn cache_folder(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    set(variable("HMMGPU_CACHE"))
+        .or_else(|| set(variable("XDG_CACHE_HOME")).map(|folder| folder.join("hmmgpu")))
+        .or_else(|| set(variable("HOME")).map(|home| home.join(".cache/hmmgpu")))
+}
+
+/// A variable that is set to nothing counts as not set.
+fn set(value: Option<PathBuf>) -> Option<PathBuf> {
+    value.filter(|path| !path.as_os_str().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_environment_says() {
+        let folder = |variables: &[(&str, &str)]| {
+            cache_folder(|name| {
+                let found = variables.iter().find(|(n, _)| *n == name)?;
+                Some(PathBuf::from(found.1))
+            })
+        };
+        let (own, xdg, home) = (
+            ("HMMGPU_CACHE", "/a"),
+            ("XDG_CACHE_HOME", "/b"),
+            ("HOME", "/c"),
+        );
+        assert_eq!(folder(&[own, xdg, home]), Some("/a".into()));
+        assert_eq!(folder(&[xdg, home]), Some("/b/hmmgpu".into()));
+        assert_eq!(
+            folder(&[("XDG_CACHE_HOME", ""), home]),
+            Some("/c/.cache/hmmgpu".into())
+        );
+        assert_eq!(folder(&[]), None);
     }
 }

@@ -1,17 +1,30 @@
 //! Telling a person what goes on.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Is told of steps, one after the other; implemented for terminals and for logs.
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Is told of steps. A step may begin within another one, which then goes on when it ends.
 pub trait Progress: Send + Sync {
-    /// A step begins (and the one before has ended).
+    /// A step begins.
     fn begin(&self, step: &str);
-    /// The step goes on: per cent done where known, and what it is at.
+    /// The innermost step goes on: per cent done where known, and what it is at.
     fn update(&self, percent: Option<u8>, detail: &str);
-    /// The step has ended, well or not.
+    /// The innermost step has ended, well or not.
     fn end(&self, ok: bool);
     /// A line that stays, between or within steps.
     fn note(&self, line: &str);
+}
+
+/// Bars on a terminal, lines elsewhere; both on standard error.
+pub fn for_stderr() -> Arc<dyn Progress> {
+    if std::io::stderr().is_terminal() {
+        Arc::new(TerminalProgress::stderr())
+    } else {
+        Arc::new(PlainProgress::stderr())
+    }
 }
 
 /// Says nothing.
@@ -25,29 +38,208 @@ impl Progress for Silent {
     fn note(&self, _line: &str) {}
 }
 
-/// One line for each step, for logs.
-#[derive(Debug)]
-pub struct PlainProgress(());
+/// A line when a step begins, one for each quarter of it where that is known, and one with its
+/// time when it ends. For logs.
+pub struct PlainProgress {
+    output: Mutex<Box<dyn Write + Send>>,
+    steps: Mutex<Vec<Step>>,
+}
+
+struct Step {
+    name: String,
+    begun: Instant,
+    quarter: u8,
+}
+
+impl std::fmt::Debug for PlainProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlainProgress").finish_non_exhaustive()
+    }
+}
 
 impl PlainProgress {
     /// Writes to standard error.
     pub fn stderr() -> Self {
-        Self(())
+        Self::to(Box::new(std::io::stderr()))
+    }
+
+    fn to(output: Box<dyn Write + Send>) -> Self {
+        Self {
+            output: Mutex::new(output),
+            steps: Mutex::default(),
+        }
     }
 
     fn line(&self, line: &str) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         // A closed standard error is no reason to stop the work.
-        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = writeln!(output, "{line}");
+    }
+
+    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<Step>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Progress for PlainProgress {
     fn begin(&self, step: &str) {
-        self.line(&format!("{step} ..."));
+        self.line(&format!("making: {step}"));
+        self.steps().push(Step {
+            name: step.to_owned(),
+            begun: Instant::now(),
+            quarter: 0,
+        });
     }
-    fn update(&self, _percent: Option<u8>, _detail: &str) {}
-    fn end(&self, _ok: bool) {}
+
+    fn update(&self, percent: Option<u8>, detail: &str) {
+        let mut steps = self.steps();
+        let (Some(step), Some(percent)) = (steps.last_mut(), percent) else {
+            return;
+        };
+        if percent / 25 > step.quarter {
+            step.quarter = percent / 25;
+            let line = format!("making: {}: {detail}, {} %", step.name, 25 * step.quarter);
+            drop(steps);
+            self.line(&line);
+        }
+    }
+
+    fn end(&self, ok: bool) {
+        let Some(step) = self.steps().pop() else {
+            return;
+        };
+        if ok {
+            self.line(&format!(
+                "made: {} in {:.1} s",
+                step.name,
+                step.begun.elapsed().as_secs_f64()
+            ));
+        }
+    }
+
     fn note(&self, line: &str) {
         self.line(line);
+    }
+}
+
+/// A bar or a spinner for the step that goes on, and a line for each that has ended.
+#[derive(Debug)]
+pub struct TerminalProgress {
+    steps: Mutex<Vec<(String, Instant, ProgressBar)>>,
+}
+
+impl TerminalProgress {
+    /// Draws on standard error.
+    pub fn stderr() -> Self {
+        Self {
+            steps: Mutex::default(),
+        }
+    }
+
+    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<(String, Instant, ProgressBar)>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants; the default style is plain but right.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+impl Progress for TerminalProgress {
+    fn begin(&self, step: &str) {
+        let bar = ProgressBar::new(100);
+        bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed}"));
+        bar.set_prefix(step.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let mut steps = self.steps();
+        if let Some((_, _, outer)) = steps.last() {
+            outer.finish_and_clear();
+        }
+        steps.push((step.to_owned(), Instant::now(), bar));
+    }
+
+    fn update(&self, percent: Option<u8>, detail: &str) {
+        let steps = self.steps();
+        let Some((_, _, bar)) = steps.last() else {
+            return;
+        };
+        if let Some(percent) = percent {
+            bar.set_style(style(
+                "{spinner} {prefix}  [{bar:30}] {pos} %  {wide_msg} {elapsed}",
+            ));
+            bar.set_position(percent.into());
+        } else {
+            bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed}"));
+        }
+        bar.set_message(detail.to_owned());
+    }
+
+    fn end(&self, ok: bool) {
+        let mut steps = self.steps();
+        let Some((name, begun, bar)) = steps.pop() else {
+            return;
+        };
+        bar.finish_and_clear();
+        if ok {
+            let _ = writeln!(
+                std::io::stderr(),
+                "made: {name} in {:.1} s",
+                begun.elapsed().as_secs_f64()
+            );
+        }
+    }
+
+    fn note(&self, line: &str) {
+        match self.steps().last() {
+            Some((_, _, bar)) => bar.println(line),
+            None => {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Lines(mpsc::Sender<u8>);
+
+    impl Write for Lines {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            for byte in data {
+                self.0.send(*byte).unwrap();
+            }
+            Ok(data.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_gets_few_lines() {
+        let (sender, receiver) = mpsc::channel();
+        let progress = PlainProgress::to(Box::new(Lines(sender)));
+        progress.begin("outer");
+        for percent in 0..=100 {
+            progress.update(Some(percent), "downloading");
+        }
+        progress.begin("inner");
+        progress.update(None, "a detail");
+        progress.end(true);
+        progress.end(false);
+        progress.end(true); // one too many does no harm
+        drop(progress);
+        let text = String::from_utf8(receiver.iter().collect()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "making: outer");
+        assert_eq!(lines[4], "making: outer: downloading, 100 %");
+        assert_eq!(lines[5], "making: inner");
+        assert!(lines[6].starts_with("made: inner in "));
+        assert_eq!(lines.len(), 7);
     }
 }

@@ -1,0 +1,154 @@
+//! Building the guest driver for a kernel, with the compiler of the tool root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cache::{Artefact, Cache};
+use crate::context::Context;
+use crate::kernel::Kernel;
+use crate::keys::{Key, files_below};
+use crate::sandbox::{Bind, ToolRoot};
+use crate::{ImageError, run};
+
+/// Counts changes in how the driver is built.
+const VERSION: u32 = 1;
+/// The module that kbuild makes.
+const MODULE: &str = "hmmgpu.ko";
+/// Objects and debug information of a small module.
+const ROOM: u64 = 100 << 20;
+
+/// What kbuild reads; not what it left in the folder, nor the Rust crate that shares it.
+fn is_source(path: &Path) -> bool {
+    if path.starts_with("uapi") {
+        return false;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with(".mod.c") {
+        return false;
+    }
+    matches!(&*name, "Kbuild" | "Makefile" | "Kconfig")
+        || path
+            .extension()
+            .is_some_and(|e| e == "c" || e == "h" || e == "S")
+}
+
+/// `hmmgpu.ko` for a kernel, built if need be from the sources in `folder`.
+pub(crate) fn get(
+    context: &Context,
+    cache: &Cache,
+    root: &ToolRoot,
+    kernel: &Kernel,
+    folder: &Path,
+) -> Result<PathBuf, ImageError> {
+    let key = key(root, kernel, folder)?;
+    let what = format!("driver for {}", kernel.release);
+    let artefact = Artefact {
+        kind: "driver",
+        key: &key,
+        what: &what,
+        room: ROOM,
+    };
+    let path = cache.get(context, &artefact, |partial| {
+        make(context, cache, &key, root, kernel, folder, partial)?;
+        // What was compiled may be newer than what was hashed.
+        if self::key(root, kernel, folder)? != key {
+            return Err(ImageError::SourcesChange { what: what.clone() });
+        }
+        Ok(())
+    })?;
+    Ok(path.join(MODULE))
+}
+
+fn key(root: &ToolRoot, kernel: &Kernel, folder: &Path) -> Result<String, ImageError> {
+    let mut key = Key::new("driver", VERSION);
+    // Names the compiler and the headers by their packages.
+    key.field("root", root.identity().as_bytes());
+    key.field("kernel", kernel.release.as_bytes());
+    key.tree(folder, &is_source)?;
+    Ok(key.finish())
+}
+
+fn make(
+    context: &Context,
+    cache: &Cache,
+    key: &str,
+    root: &ToolRoot,
+    kernel: &Kernel,
+    folder: &Path,
+    partial: &Path,
+) -> Result<(), ImageError> {
+    fs::create_dir(partial).map_err(ImageError::io("create", partial))?;
+    let build = partial.join("build");
+    for file in files_below(folder, &is_source)? {
+        let (from, to) = (folder.join(&file), build.join(&file));
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(ImageError::io("create", parent))?;
+        }
+        fs::copy(&from, &to).map_err(ImageError::io("copy", &from))?;
+    }
+    // Short and the same for everybody: it appears in messages and debug information.
+    let inside = Bind {
+        host: build.clone(),
+        inside: "/driver".into(),
+        writable: true,
+    };
+    let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut command = root.command("env", &[inside]);
+    command
+        // The caller's environment may hold variables that mean something to make or gcc.
+        .args(["-i", "PATH=/usr/bin:/usr/sbin", "LC_ALL=C", "make"])
+        .arg(format!("-j{jobs}"))
+        .args(["-C", &format!("/lib/modules/{}/build", kernel.release)])
+        .args(["M=/driver", "modules"]);
+    let log = cache.log("driver", key)?;
+    run::run(context, "building the driver", &mut command, &log, |line| {
+        context.progress.update(None, line.trim());
+    })?;
+    let module = partial.join(MODULE);
+    fs::rename(build.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
+    crate::cache::remove(&build)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_from_products_and_from_the_crate() {
+        for path in ["main.c", "include/uapi/hmmgpu.h", "Kbuild", "Makefile"] {
+            assert!(is_source(Path::new(path)), "{path}");
+        }
+        for path in [
+            "main.o",
+            "hmmgpu.mod.c",
+            "hmmgpu.ko",
+            ".main.o.cmd",
+            "uapi/src/x.h",
+        ] {
+            assert!(!is_source(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_key_follows_sources_kernel_and_packages() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("main.c"), "1").unwrap();
+        let root = |identity: &str| ToolRoot {
+            path: "/".into(),
+            identity: identity.into(),
+        };
+        let kernel = |release: &str| Kernel {
+            release: release.into(),
+            image: "/".into(),
+            modules: "/".into(),
+            headers: "/".into(),
+        };
+        let of = |r: &str, k: &str| key(&root(r), &kernel(k), folder.path()).unwrap();
+        let base = of("r", "k");
+        assert_eq!(base, of("r", "k"));
+        assert_ne!(base, of("s", "k"));
+        assert_ne!(base, of("r", "l"));
+        fs::write(folder.path().join("main.c"), "2").unwrap();
+        assert_ne!(base, of("r", "k"));
+    }
+}

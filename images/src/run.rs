@@ -1,0 +1,290 @@
+//! Running a program to its end: output into a log and to whoever follows it, an end when the
+//! user has had enough, and an error that shows what matters of the log.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::ImageError;
+use crate::context::Context;
+
+/// How often a quiet program's end and the user's patience are looked at.
+const POLL: Duration = Duration::from_millis(100);
+/// What a program gets to clean up after an interruption.
+const GRACE: Duration = Duration::from_secs(5);
+/// Lines of the log that an error shows.
+const TAIL: usize = 15;
+/// A line is cut here: a program that prints no line end must not fill the memory.
+const LINE_LIMIT: u64 = 16 * 1024;
+
+/// Runs `command` with its output (both streams) into `log`, each line also to `follow`. The log
+/// goes when all went well. The program is started by the calling thread, so `--die-with-parent`
+/// holds until it has ended.
+pub(crate) fn run(
+    context: &Context,
+    what: &str,
+    command: &mut Command,
+    log: &Path,
+    mut follow: impl FnMut(&str),
+) -> Result<(), ImageError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| ImageError::io("create a pipe for", &program)(e.into()))?;
+    let clone = writer
+        .try_clone()
+        .map_err(ImageError::io("run", &program))?;
+    let mut output = BufWriter::new(File::create(log).map_err(ImageError::io("create", log))?);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(clone)
+        // Its own group, so that Ctrl-C reaches it through us only, and in order.
+        .process_group(0)
+        .spawn()
+        .map_err(ImageError::io("run", &program))?;
+    // The command keeps its ends of the pipe open until it is told otherwise.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+
+    let (sender, lines) = mpsc::channel();
+    let pump = std::thread::spawn(move || {
+        let mut reader = BufReader::new(File::from(reader));
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let mut limited = std::io::Read::take(&mut reader, LINE_LIMIT);
+            match limited.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {
+                    let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    if sender.send(text).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+
+    let mut tail = VecDeque::new();
+    let mut ended: Option<(ExitStatus, Instant)> = None;
+    let status = loop {
+        match lines.recv_timeout(POLL) {
+            Ok(line) => {
+                writeln!(output, "{line}").map_err(ImageError::io("write", log))?;
+                follow(&line);
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => match ended {
+                Some((status, _)) => break status,
+                // All output is there; the program may still be on its way out.
+                None => std::thread::sleep(POLL.min(Duration::from_millis(5))),
+            },
+        }
+        if context.interrupted() {
+            stop(&mut child);
+            return Err(ImageError::Interrupted {
+                what: what.to_owned(),
+            });
+        }
+        if ended.is_none() {
+            let status = child
+                .try_wait()
+                .map_err(ImageError::io("wait for", &program))?;
+            ended = status.map(|s| (s, Instant::now()));
+        } else if ended.is_some_and(|(_, at)| at.elapsed() > GRACE) {
+            // Something that the program left in the background holds the pipe.
+            break ended.map(|(s, _)| s).unwrap_or_default();
+        }
+    };
+    output.flush().map_err(ImageError::io("write", log))?;
+    drop(lines);
+    if pump.is_finished() {
+        let _ = pump.join();
+    }
+    if status.success() {
+        let _ = std::fs::remove_file(log);
+        return Ok(());
+    }
+    let text = std::fs::read(log).map_err(ImageError::io("read", log))?;
+    Err(ImageError::Command {
+        what: what.to_owned(),
+        status: status.to_string(),
+        hint: hint(&String::from_utf8_lossy(&text)),
+        log: log.to_owned(),
+        tail: tail.into(),
+    })
+}
+
+/// Ends the program and all of its group: first politely, so that it can clean up.
+fn stop(child: &mut Child) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(group) = group else { return };
+    let _ = kill_process_group(group, Signal::TERM);
+    let until = Instant::now() + GRACE;
+    while Instant::now() < until {
+        if !matches!(child.try_wait(), Ok(None)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    let _ = child.wait();
+}
+
+/// The likely cause of a failure, from what programs say in the C locale.
+fn hint(log: &str) -> Option<String> {
+    const CAUSES: &[(&[&str], &str)] = &[
+        (
+            &["No space left on device", "Disk quota exceeded"],
+            "the disk is full: free some room, or set HMMGPU_CACHE to a folder on a larger disk",
+        ),
+        (
+            &[
+                "Temporary failure resolving",
+                "Could not resolve",
+                "Couldn't resolve host",
+                "Could not connect",
+                "Network is unreachable",
+                "Connection timed out",
+                "Connection failed",
+                "spurious network error",
+            ],
+            "the network or the server cannot be reached: look at the connection and run again \
+             (HMMGPU_MIRROR names another Debian mirror)",
+        ),
+        (
+            &[
+                "Hash Sum mismatch",
+                "File has unexpected size",
+                "unexpected end of file",
+            ],
+            "a download came broken: run again (HMMGPU_MIRROR names another Debian mirror)",
+        ),
+        (
+            &[
+                "NO_PUBKEY",
+                "isn't signed by",
+                "is not signed",
+                "no valid OpenPGP",
+            ],
+            "the packages' signature cannot be checked: install debian-archive-keyring",
+        ),
+        (
+            &["Unable to locate package", "has no installation candidate"],
+            "the mirror lacks a package: try another by HMMGPU_MIRROR",
+        ),
+        (
+            &[
+                "Unable to acquire the dpkg frontend lock",
+                "Could not get lock",
+            ],
+            "another package manager is at work: run again when it has ended",
+        ),
+    ];
+    CAUSES
+        .iter()
+        .find(|(signs, _)| signs.iter().any(|sign| log.contains(sign)))
+        .map(|(_, cause)| (*cause).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn output_goes_to_whoever_follows_and_the_log_goes_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut lines = Vec::new();
+        run(
+            &Context::silent(),
+            "thing",
+            &mut shell("echo one; echo two >&2"),
+            &log,
+            |line| lines.push(line.to_owned()),
+        )
+        .unwrap();
+        assert_eq!(lines, ["one", "two"]);
+        assert!(!log.exists());
+    }
+
+    #[test]
+    fn a_failure_shows_the_end_of_the_log_and_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let error = run(
+            &Context::silent(),
+            "making the thing",
+            &mut shell("seq 1 100; echo 'No space left on device'; exit 3"),
+            &log,
+            |_| {},
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("making the thing"), "{error}");
+        assert!(error.contains("disk is full"), "{error}");
+        assert!(error.contains("| 100\n"), "{error}");
+        assert!(!error.contains("| 50\n"), "{error}");
+        assert!(error.contains(&log.display().to_string()), "{error}");
+        assert!(std::fs::read_to_string(&log).unwrap().starts_with("1\n2\n"));
+    }
+
+    #[test]
+    fn an_interruption_ends_the_whole_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context::silent();
+        let cancel = context.cancel.clone();
+        let mut pid = None;
+        let error = run(
+            &context,
+            "thing",
+            // The shell and a child of its own; both would run on for long.
+            &mut shell("sleep 600 & echo $!; wait"),
+            &folder.path().join("log"),
+            |line| {
+                pid = line.parse::<u32>().ok();
+                cancel.store(true, Ordering::SeqCst);
+            },
+        )
+        .unwrap_err();
+        assert!(matches!(error, ImageError::Interrupted { .. }), "{error}");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.unwrap()));
+        // Gone, or dead and not yet reaped by whoever inherited it.
+        assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = run(
+            &Context::silent(),
+            "thing",
+            &mut Command::new("/nonexistent/program"),
+            &folder.path().join("log"),
+            |_| {},
+        )
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("/nonexistent/program"),
+            "{error}"
+        );
+    }
+}
