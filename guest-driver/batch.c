@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Batches: their memory, the cursor over their entries, and the phases of a
+ * migration other than alloc (destination.c).
+ */
+#include <linux/slab.h>
+
+#include "batch.h"
+
+/**
+ * hmmgpu_batch_get() - get a batch
+ * @hdev: the device
+ * @direction: DIR value
+ * @trigger: TRIGGER value
+ *
+ * Context: Process context, may sleep.
+ * Return: the batch, or NULL if there is no memory.
+ */
+struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
+				      unsigned int direction,
+				      unsigned int trigger)
+{
+	struct hmmgpu_batch *batch;
+
+	spin_lock(&hdev->batch_lock);
+	batch = list_first_entry_or_null(&hdev->batches, struct hmmgpu_batch,
+					 link);
+	if (batch) {
+		list_del(&batch->link);
+		hdev->nr_batches--;
+	}
+	spin_unlock(&hdev->batch_lock);
+
+	if (!batch)
+		batch = kvmalloc(sizeof(*batch), GFP_KERNEL);
+	if (!batch)
+		return NULL;
+	batch->hdev = hdev;
+	batch->direction = direction;
+	batch->trigger = trigger;
+	batch->single_fallback = false;
+	return batch;
+}
+
+/**
+ * hmmgpu_batch_put() - give a batch back
+ * @batch: the batch, or NULL
+ *
+ * Context: Process context.
+ */
+void hmmgpu_batch_put(struct hmmgpu_batch *batch)
+{
+	struct hmmgpu_device *hdev;
+
+	if (!batch)
+		return;
+	hdev = batch->hdev;
+	spin_lock(&hdev->batch_lock);
+	if (hdev->nr_batches < HMMGPU_SPARE_BATCHES) {
+		list_add(&batch->link, &hdev->batches);
+		hdev->nr_batches++;
+		batch = NULL;
+	}
+	spin_unlock(&hdev->batch_lock);
+	kvfree(batch);
+}
+
+/**
+ * hmmgpu_batch_free_all() - free the spare batches
+ * @hdev: the device
+ */
+void hmmgpu_batch_free_all(struct hmmgpu_device *hdev)
+{
+	struct hmmgpu_batch *batch, *next;
+
+	list_for_each_entry_safe(batch, next, &hdev->batches, link)
+		kvfree(batch);
+	INIT_LIST_HEAD(&hdev->batches);
+	hdev->nr_batches = 0;
+}
+
+static unsigned int hmmgpu_unit_order(unsigned long src)
+{
+	struct page *page = migrate_pfn_to_page(src);
+
+	if (!(src & MIGRATE_PFN_COMPOUND))
+		return 0;
+	/* A compound entry without a page is a hole, or was refused. */
+	return page ? folio_order(page_folio(page)) : HMMGPU_LARGE_ORDER;
+}
+
+/**
+ * hmmgpu_unit_next() - go to the next unit of a batch
+ * @batch: a batch that was collected
+ * @unit: the cursor, zeroed at first
+ *
+ * The only place that knows how compound entries look. They may change between
+ * two phases, when the core splits a folio, so each phase walks anew.
+ *
+ * Return: false at the end.
+ */
+bool hmmgpu_unit_next(struct hmmgpu_batch *batch, struct hmmgpu_unit *unit)
+{
+	unsigned long src;
+
+	unit->index = unit->next;
+	if (unit->index >= batch->stop)
+		return false;
+	src = batch->src[unit->index];
+	unit->order = hmmgpu_unit_order(src);
+	unit->page = migrate_pfn_to_page(src);
+	unit->migrate = src & MIGRATE_PFN_MIGRATE;
+	unit->next = unit->index + (1U << unit->order);
+	return true;
+}
+
+static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
+{
+	batch->nr = nr;
+	batch->stop = nr;
+	batch->stop_reason = HMMGPU_STOP_NONE;
+	batch->submitted = false;
+	batch->present = 0;
+	batch->moved = 0;
+	batch->max_order = 0;
+	batch->nr_maps = 0;
+	batch->nr_notes = 0;
+	batch->nr_descs = 0;
+}
+
+/*
+ * The core marks only the first 2 MiB of a hole that has no page table of
+ * middle level yet, and nothing behind it. A batch lies within one such table,
+ * so all of the rest is empty then: end the batch in front of it.
+ */
+static void hmmgpu_batch_stop_at_hole(struct hmmgpu_batch *batch)
+{
+	unsigned int i;
+
+	if (batch->nr <= HMMGPU_LARGE_PAGES || batch->src[0] !=
+	    (MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND))
+		return;
+	for (i = HMMGPU_LARGE_PAGES; i < batch->nr; i++)
+		if (batch->src[i])
+			return;
+	batch->stop = HMMGPU_LARGE_PAGES;
+	batch->stop_reason = HMMGPU_STOP_HOLES;
+}
+
+/**
+ * hmmgpu_batch_collect() - phase 1: isolate and unmap the pages of a range
+ * @batch: the batch
+ * @vma: the VMA
+ * @start: first address
+ * @end: end of the range, which lies in @vma and within one entry of the
+ *       page-upper directory, and has at most HMMGPU_BATCH_PAGES pages
+ * @flags: MIGRATE_VMA_SELECT flags
+ * @fault_page: page of the CPU fault, or NULL
+ *
+ * Folios are only tried to be locked: several batches may be in flight.
+ *
+ * Context: mmap_lock is held for reading.
+ * Return: 0, or -EINVAL if the core does not migrate such a VMA.
+ */
+int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
+			 unsigned long start, unsigned long end,
+			 unsigned long flags, struct page *fault_page)
+{
+	int ret;
+
+	mmap_assert_locked(vma->vm_mm);
+	batch->args = (struct migrate_vma) {
+		.vma = vma,
+		.start = start,
+		.end = end,
+		.src = batch->src,
+		.dst = batch->dst,
+		.pgmap_owner = batch->hdev,
+		.flags = flags,
+		.fault_page = fault_page,
+	};
+	ret = migrate_vma_setup(&batch->args);
+	if (ret)
+		return ret;
+	hmmgpu_batch_reset(batch, batch->args.npages);
+	if (flags & MIGRATE_VMA_SELECT_SYSTEM)
+		hmmgpu_batch_stop_at_hole(batch);
+	return 0;
+}
+
+/**
+ * hmmgpu_batch_collect_pfns() - phase 1: isolate and unmap pages of VRAM
+ * @batch: the batch; &hmmgpu_batch.src holds pfns
+ * @nr: number of pfns
+ *
+ * Context: Process context, may sleep.
+ */
+void hmmgpu_batch_collect_pfns(struct hmmgpu_batch *batch, unsigned int nr)
+{
+	batch->args = (struct migrate_vma) { };
+	memset(batch->dst, 0, nr * sizeof(*batch->dst));
+	migrate_device_pfns(batch->src, nr);
+	hmmgpu_batch_reset(batch, nr);
+}
+
+/**
+ * hmmgpu_batch_copy() - phase 3: let the engine copy
+ * @batch: a batch whose destinations are allocated
+ *
+ * Does not wait. What goes wrong is told by hmmgpu_batch_commit().
+ *
+ * Context: Process context, may sleep while the ring is full.
+ */
+void hmmgpu_batch_copy(struct hmmgpu_batch *batch)
+{
+	struct hmmgpu_submission sub = {
+		.notes = batch->notes,
+		.nr_notes = batch->nr_notes,
+		.descs = batch->descs,
+		.nr_descs = batch->nr_descs,
+		.fence = &batch->fence,
+	};
+
+	if (batch->nr_descs)
+		batch->submitted = !hmmgpu_ring_submit(batch->hdev, &sub);
+}
+
+static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
+{
+	int ret = 0;
+
+	if (batch->submitted)
+		ret = hmmgpu_fence_wait(batch->hdev, &batch->fence);
+	else if (batch->nr_descs)
+		ret = -ENODEV;
+	batch->submitted = false;
+	/* Before the CPU can see the pages. */
+	hmmgpu_batch_unmap(batch);
+	return ret;
+}
+
+static void hmmgpu_batch_count(struct hmmgpu_batch *batch, unsigned int order,
+			       bool hole)
+{
+	struct hmmgpu_device *hdev = batch->hdev;
+
+	batch->moved += 1UL << order;
+	batch->max_order = max(batch->max_order, order);
+	if (batch->direction == HMMGPU_DIR_DEV_TO_SYS)
+		hmmgpu_count_order(hdev, dev_to_sys_folios, order, 1);
+	else if (hole)
+		hmmgpu_count_order(hdev, filled_folios, order, 1);
+	else
+		hmmgpu_count_order(hdev, sys_to_dev_folios, order, 1);
+}
+
+/**
+ * hmmgpu_batch_commit() - phase 4: wait for the copies, then move the pages
+ * @batch: the batch
+ *
+ * The copies are complete before the core is told anything, so a copy that
+ * fails leaves every page where it was. A page counts as moved only if the core
+ * still says so afterwards: it may have found another reference (-EAGAIN), or
+ * something in place of a hole.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EIO if a copy failed, -ETIMEDOUT or -ENODEV if the device is lost.
+ */
+int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
+{
+	struct hmmgpu_device *hdev = batch->hdev;
+	struct hmmgpu_unit unit = { };
+	int ret;
+
+	ret = hmmgpu_batch_wait(batch);
+	if (ret) {
+		hmmgpu_batch_drop(batch);
+		return ret;
+	}
+
+	if (batch->args.vma)
+		migrate_vma_pages(&batch->args);
+	else
+		migrate_device_pages(batch->src, batch->dst, batch->nr);
+
+	while (hmmgpu_unit_next(batch, &unit)) {
+		if (!batch->dst[unit.index])
+			continue;
+		if (unit.migrate)
+			hmmgpu_batch_count(batch, unit.order, !unit.page);
+		else
+			hmmgpu_count(hdev, refused_pages, 1UL << unit.order);
+	}
+	return 0;
+}
+
+/**
+ * hmmgpu_batch_finish() - phase 5: map the pages again, new or old
+ * @batch: the batch
+ *
+ * Context: Process context, may sleep.
+ */
+void hmmgpu_batch_finish(struct hmmgpu_batch *batch)
+{
+	if (batch->args.vma)
+		migrate_vma_finalize(&batch->args);
+	else
+		migrate_device_finalize(batch->src, batch->dst, batch->nr);
+}

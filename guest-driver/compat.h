@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * All that differs between the kernels that this driver builds for. Kbuild
+ * finds out by compiling compat/NAME.c.
+ */
+#ifndef HMMGPU_COMPAT_H
+#define HMMGPU_COMPAT_H
+
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+
+#ifndef HMMGPU_HAVE_DEVICE_PRIVATE_THP
+#error "hmmgpu needs a kernel with device-private huge pages (7.2 or later)"
+#endif
+
+#if !defined(CONFIG_DEVICE_PRIVATE) || !defined(CONFIG_TRANSPARENT_HUGEPAGE)
+#error "hmmgpu needs CONFIG_DEVICE_PRIVATE and CONFIG_TRANSPARENT_HUGEPAGE"
+#endif
+
+#if PAGE_SHIFT != 12
+#error "hmmgpu needs a kernel with pages of 4 KiB"
+#endif
+
+#ifdef CONFIG_X86
+#include <asm/cpufeature.h>
+#if __has_include(<asm/cpuid/api.h>)
+#include <asm/cpuid/api.h>
+#else
+#include <asm/processor.h>
+#endif
+#endif
+
+/**
+ * hmmgpu_folio_init() - make a free device page the head of a folio
+ * @folio: the first page
+ * @pgmap: pagemap of the page
+ * @order: order of the folio
+ *
+ * The first kernels with large device folios do not take the pagemap, and leave
+ * in place whatever the tail pages had from a folio of another order. Such a
+ * page may belong to one pagemap only, so it is written here.
+ *
+ * Context: Process context. On return the folio is locked and has one reference.
+ */
+static inline void hmmgpu_folio_init(struct folio *folio,
+				     struct dev_pagemap *pgmap,
+				     unsigned int order)
+{
+#ifdef HMMGPU_HAVE_FOLIO_INIT_PGMAP
+	zone_device_folio_init(folio, pgmap, order);
+#else
+	unsigned long i;
+
+	for (i = 0; i < 1UL << order; i++) {
+		struct page *page = folio_page(folio, i);
+
+		page->flags.f &= ~0xffUL;
+		page->mapping = NULL;
+		((struct folio *)page)->pgmap = pgmap;
+	}
+	zone_device_folio_init(folio, order);
+#endif
+}
+
+/**
+ * hmmgpu_on_tcg() - does this kernel run on QEMU's translator?
+ *
+ * Return: true if the hypervisor's CPUID leaf says so.
+ */
+static inline bool hmmgpu_on_tcg(void)
+{
+#ifdef CONFIG_X86
+	u32 eax, sig[3];
+
+	if (!boot_cpu_has(X86_FEATURE_HYPERVISOR))
+		return false;
+	cpuid(0x40000000, &eax, &sig[0], &sig[1], &sig[2]);
+	return !memcmp(sig, "TCGTCGTCGTCG", sizeof(sig));
+#else
+	return false;
+#endif
+}
+
+#endif /* HMMGPU_COMPAT_H */

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Everything home: what removal does before VRAM goes away.
+ */
+#include <linux/delay.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+
+#include "batch.h"
+
+/* Rounds without progress before the mms are asked. */
+#define HMMGPU_EVICT_PATIENCE	5
+#define HMMGPU_EVICT_WARN_S	10
+
+struct hmmgpu_eviction {
+	struct hmmgpu_device *hdev;
+	struct hmmgpu_batch *batch;
+	unsigned long moved;
+	unsigned int max_order;
+};
+
+static void hmmgpu_evict_batch(struct hmmgpu_eviction *ev)
+{
+	struct hmmgpu_batch *batch = ev->batch;
+
+	hmmgpu_batch_alloc(batch);
+	hmmgpu_batch_copy(batch);
+	hmmgpu_batch_commit(batch);
+	hmmgpu_batch_finish(batch);
+	ev->moved += batch->moved;
+	ev->max_order = max(ev->max_order, batch->max_order);
+	hmmgpu_count(ev->hdev, evicted_pages, batch->moved);
+}
+
+/* By an explicit list of what is allocated: any mm, any order. */
+static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
+{
+	unsigned long position = 0;
+	unsigned int nr;
+
+	while ((nr = hmmgpu_vram_list(ev->hdev, &position, ev->batch->src,
+				      HMMGPU_BATCH_PAGES))) {
+		hmmgpu_batch_collect_pfns(ev->batch, nr);
+		hmmgpu_evict_batch(ev);
+		cond_resched();
+	}
+}
+
+/*
+ * Brings what one mm has in VRAM home as single pages, or, if the device is
+ * lost, only looks for it. Returns true if there was something.
+ */
+static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
+{
+	struct hmmgpu_batch *batch = ev->batch;
+	unsigned long addr = 0, flags;
+	struct vm_area_struct *vma;
+	bool found = false;
+
+	flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	if (ev->hdev->lost)
+		flags |= MIGRATE_VMA_SELECT_COMPOUND;
+
+	mmap_read_lock(mm);
+	while ((vma = find_vma(mm, addr))) {
+		unsigned long end;
+
+		addr = max(addr, vma->vm_start);
+		end = min(vma->vm_end, ALIGN(addr + 1, HPAGE_PMD_SIZE));
+		if (!vma_is_anonymous(vma) ||
+		    hmmgpu_batch_collect(batch, vma, addr, end, flags, NULL)) {
+			addr = vma->vm_end;
+			continue;
+		}
+		addr = end;
+		if (ev->hdev->lost) {
+			struct hmmgpu_unit unit = { };
+
+			while (hmmgpu_unit_next(batch, &unit))
+				found |= !!unit.page;
+			hmmgpu_batch_finish(batch);
+		} else {
+			hmmgpu_evict_batch(ev);
+			found |= batch->moved;
+		}
+		cond_resched();
+	}
+	mmap_read_unlock(mm);
+	return found;
+}
+
+/*
+ * A large folio needs a large destination when it is evicted by pfn. If there is
+ * none, the core splits it when its mm is walked. Forks share folios with mms
+ * that never saw this device, so all processes are asked.
+ *
+ * If the device is lost there is nothing to bring home. Whoever has memory there
+ * would get SIGBUS at the next touch, but may never touch it again, and the
+ * pages cannot go while they are mapped: it is killed.
+ */
+static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
+{
+	struct task_struct *task, *next;
+
+	rcu_read_lock();
+	task = &init_task;
+	get_task_struct(task);
+	do {
+		struct mm_struct *mm;
+
+		rcu_read_unlock();
+		mm = get_task_mm(task);
+		if (mm) {
+			if (hmmgpu_evict_mm(ev, mm) && ev->hdev->lost) {
+				dev_err(ev->hdev->dev,
+					"killing %s (pid %d): its memory was in VRAM and is lost\n",
+					task->comm, task_pid_nr(task));
+				send_sig(SIGKILL, task, 1);
+			}
+			mmput(mm);
+		}
+		rcu_read_lock();
+		/* A task that has left the list leads nowhere: end the round. */
+		next = pid_alive(task) ? next_task(task) : &init_task;
+		get_task_struct(next);
+		put_task_struct(task);
+		task = next;
+	} while (task != &init_task);
+	put_task_struct(task);
+	rcu_read_unlock();
+}
+
+/**
+ * hmmgpu_evict_all() - bring everything home
+ * @hdev: the device; no new migration to it begins any more
+ *
+ * Does not return before VRAM is empty: memunmap_pages() would only wait in a
+ * worse place. Folios that are locked or referenced for a moment come with a
+ * later round.
+ *
+ * Context: Process context, sleeps. &hmmgpu_device.gate is held for writing, no
+ * mmap_lock is held.
+ */
+void hmmgpu_evict_all(struct hmmgpu_device *hdev)
+{
+	struct hmmgpu_eviction ev = { .hdev = hdev };
+	unsigned long warn = jiffies + HMMGPU_EVICT_WARN_S * HZ;
+	unsigned int idle = 0;
+	struct hmmgpu_span span;
+	unsigned long used;
+
+	while ((used = hmmgpu_vram_used(hdev))) {
+		ev.batch = hmmgpu_batch_get(hdev, HMMGPU_DIR_DEV_TO_SYS,
+					    HMMGPU_TRIGGER_EVICT);
+		if (!ev.batch) {
+			msleep(100);
+			continue;
+		}
+		ev.moved = 0;
+		ev.max_order = 0;
+		hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
+				  HMMGPU_TRIGGER_EVICT, 0, used);
+		if (!hdev->lost)
+			hmmgpu_evict_listed(&ev);
+		if (hdev->lost || idle >= HMMGPU_EVICT_PATIENCE)
+			hmmgpu_evict_processes(&ev);
+		hmmgpu_span_end(hdev, &span, ev.max_order, ev.moved);
+		hmmgpu_batch_put(ev.batch);
+
+		if (hmmgpu_vram_used(hdev) < used) {
+			idle = 0;
+			continue;
+		}
+		idle++;
+		msleep(min(10 * idle, 500U));
+		if (time_after(jiffies, warn)) {
+			dev_warn(hdev->dev,
+				 "%lu pages are still in VRAM: waiting for whoever holds them\n",
+				 used);
+			warn = jiffies + HMMGPU_EVICT_WARN_S * HZ;
+		}
+	}
+}

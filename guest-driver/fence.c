@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Waiting for fences.
+ */
+#include <linux/ktime.h>
+#include <linux/moduleparam.h>
+#include <linux/sched.h>
+
+#include "hmmgpu_drv.h"
+
+static unsigned int fence_spin_us = 20;
+module_param(fence_spin_us, uint, 0644);
+MODULE_PARM_DESC(fence_spin_us, "Time to spin for a fence, in us (default 20)");
+
+static unsigned int fence_yield_us = 2000;
+module_param(fence_yield_us, uint, 0644);
+MODULE_PARM_DESC(fence_yield_us, "Time to poll for a fence while letting others run, before sleeping, in us (default 2000)");
+
+static unsigned int fence_timeout_ms = 10000;
+module_param(fence_timeout_ms, uint, 0644);
+MODULE_PARM_DESC(fence_timeout_ms, "Time after which a device that does not answer is given up, in ms (default 10000)");
+
+/* Sleepers look for a reset or a vanished device this often. */
+#define HMMGPU_FENCE_LOOK_MS	50
+
+/**
+ * hmmgpu_fence_timeout_ms() - time after which the device is given up
+ *
+ * Return: milliseconds, at least 100.
+ */
+int hmmgpu_fence_timeout_ms(void)
+{
+	return clamp(READ_ONCE(fence_timeout_ms), 100U, 3600000U);
+}
+
+static bool hmmgpu_fence_done(struct hmmgpu_device *hdev,
+			      const struct hmmgpu_fence *fence)
+{
+	struct hmmgpu_fence_record *record = &hdev->ring.fences[fence->slot];
+
+	if (le64_to_cpu(READ_ONCE(record->sequence)) != fence->sequence)
+		return false;
+	/* The record, and what was copied, is read after its sequence. */
+	dma_rmb();
+	return true;
+}
+
+static int hmmgpu_fence_poll(struct hmmgpu_device *hdev,
+			     const struct hmmgpu_fence *fence)
+{
+	u64 start = ktime_get_ns();
+	u64 spin = start + READ_ONCE(fence_spin_us) * NSEC_PER_USEC;
+	u64 end = spin + READ_ONCE(fence_yield_us) * NSEC_PER_USEC;
+	u64 now;
+
+	do {
+		if (hmmgpu_fence_done(hdev, fence))
+			return 0;
+		if (READ_ONCE(hdev->lost))
+			return -ENODEV;
+		cpu_relax();
+		now = ktime_get_ns();
+		if (now > spin)
+			cond_resched();
+	} while (now < end);
+	return -EAGAIN;
+}
+
+static int hmmgpu_fence_sleep(struct hmmgpu_device *hdev,
+			      const struct hmmgpu_fence *fence)
+{
+	unsigned long end = jiffies +
+			    msecs_to_jiffies(hmmgpu_fence_timeout_ms());
+	char why[64];
+
+	hmmgpu_count(hdev, fence_sleeps, 1);
+	hmmgpu_ring_wake_later(hdev);
+	for (;;) {
+		u32 generation;
+
+		wait_event_timeout(hdev->ring.wait,
+				   hmmgpu_fence_done(hdev, fence) ||
+				   READ_ONCE(hdev->lost),
+				   msecs_to_jiffies(HMMGPU_FENCE_LOOK_MS));
+		if (hmmgpu_fence_done(hdev, fence))
+			return 0;
+		if (READ_ONCE(hdev->lost))
+			return -ENODEV;
+		generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
+		if (generation != hdev->generation) {
+			if (generation == ~0U) {
+				hmmgpu_device_lose(hdev, "device has gone");
+			} else {
+				hmmgpu_count(hdev, resets,
+					     generation - hdev->generation);
+				hmmgpu_device_lose(hdev, "device was reset");
+			}
+			return -ENODEV;
+		}
+		if (time_after(jiffies, end))
+			break;
+	}
+	hmmgpu_count(hdev, fence_timeouts, 1);
+	snprintf(why, sizeof(why), "no answer to fence %llu within %d ms",
+		 fence->sequence, hmmgpu_fence_timeout_ms());
+	hmmgpu_device_lose(hdev, why);
+	return -ETIMEDOUT;
+}
+
+/**
+ * hmmgpu_fence_wait() - wait until the device has reached a fence
+ * @hdev: the device
+ * @fence: a fence that was submitted; it is used up
+ *
+ * A fence usually comes within microseconds, an interrupt takes about a hundred
+ * under emulation: so spin briefly, then poll and let others run, and only then
+ * sleep. The wait has an end even if the device has none.
+ *
+ * Context: Process context, may sleep. May be called under mmap_lock.
+ * Return: 0; -EIO if a descriptor before the fence failed; -ETIMEDOUT if the
+ * device did not answer and was given up; -ENODEV if it is lost.
+ */
+int hmmgpu_fence_wait(struct hmmgpu_device *hdev, struct hmmgpu_fence *fence)
+{
+	struct hmmgpu_ring *ring = &hdev->ring;
+	struct hmmgpu_fence_record *record = &ring->fences[fence->slot];
+	int ret;
+
+	hmmgpu_count(hdev, fences, 1);
+	ret = hmmgpu_fence_poll(hdev, fence);
+	if (ret == -EAGAIN)
+		ret = hmmgpu_fence_sleep(hdev, fence);
+	if (ret) {
+		/* Wait until the device is quiet, whoever found it lost. */
+		hmmgpu_device_lose(hdev, "lost");
+		return ret;
+	}
+
+	if (record->errors) {
+		dev_err_ratelimited(hdev->dev,
+				    "%u descriptors failed, the first with %s at index %u\n",
+				    le32_to_cpu(record->errors),
+				    hmmgpu_status_name(le32_to_cpu(record->status)),
+				    le32_to_cpu(record->error_index));
+		ret = -EIO;
+	}
+	spin_lock(&ring->lock);
+	__clear_bit(fence->slot, ring->slots);
+	spin_unlock(&ring->lock);
+	return ret;
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of the driver share.
+ */
+#ifndef HMMGPU_DRV_H
+#define HMMGPU_DRV_H
+
+#include <linux/atomic.h>
+#include <linux/io.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/rwsem.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include <uapi/hmmgpu.h>
+
+#include "compat.h"
+#include "hmmgpu_hw.h"
+
+/**
+ * DOC: Locking
+ *
+ * From the outside in:
+ *
+ * * &hmmgpu_device.gate: user operations hold it for reading, removal for
+ *   writing. CPU faults do not take it: they must go on while removal brings
+ *   everything home.
+ * * mmap_lock of the mm in question, for reading: held by the CPU fault path's
+ *   caller and by user operations from collect to finish. Nothing that is held
+ *   inside may be waited for by someone who then takes mmap_lock.
+ * * &hmmgpu_device.lost_lock: serialises giving a device up.
+ * * &hmmgpu_ring.lock: the producer index, the ring's slots, the fence slots.
+ *   Process context only: whatever may run elsewhere (folio_free, folio_split)
+ *   submits nothing and leaves its notes with the VRAM allocator. Held around
+ *   one submission, never while anything is waited for.
+ * * &hmmgpu_vram.lock: blocks, bitmaps and lists of VRAM, and the notes that
+ *   the device has yet to get. Innermost, and with interrupts off, because
+ *   folio_free runs under page-table locks and in interrupt context.
+ * * &hmmgpu_device.batch_lock: the spare batches. A leaf.
+ *
+ * A folio's lock is only ever tried (by the core's collect), never waited for,
+ * so that several batches may be in flight and several mms at work.
+ */
+
+#define HMMGPU_LARGE_ORDER	9
+#define HMMGPU_LARGE_PAGES	(1U << HMMGPU_LARGE_ORDER)
+/* Pages in one batch: two folios of 2 MiB. */
+#define HMMGPU_BATCH_PAGES	(2 * HMMGPU_LARGE_PAGES)
+/* Entries of the ring: room for several batches of scattered pages. */
+#define HMMGPU_RING_LOG2	14
+#define HMMGPU_FENCE_SLOTS	128
+#define HMMGPU_SPARE_BATCHES	4
+#define HMMGPU_VECTOR_QUEUE0	1
+
+#define HMMGPU_NR_COUNTERS	(sizeof(struct hmmgpu_stats) / sizeof(u64))
+/* Index of a counter: the place of its field in struct hmmgpu_stats. */
+#define HMMGPU_COUNTER(field) \
+	(offsetof(struct hmmgpu_stats, field) / sizeof(u64))
+#define hmmgpu_count(hdev, field, n) \
+	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field)])
+#define hmmgpu_count_order(hdev, field, order, n) \
+	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field) + (order)])
+
+/**
+ * struct hmmgpu_ring - the copy queue
+ * @lock: protects @producer, @next_sequence, @slots and the ring's slots
+ * @header: queue header, shared with the device
+ * @header_dma: its DMA address
+ * @entries: descriptors, shared with the device
+ * @entries_dma: their DMA address
+ * @fences: fence records, written by the device
+ * @fences_dma: their DMA address
+ * @size: number of descriptors, a power of two
+ * @producer: index after the last descriptor written
+ * @next_sequence: sequence number of the next fence
+ * @slots: fence records in use; record 0 is for wake-ups
+ * @wait: sleepers for fences and for free fence records
+ */
+struct hmmgpu_ring {
+	spinlock_t lock; /* protects producer, next_sequence, slots, entries */
+	struct hmmgpu_queue_header *header;
+	dma_addr_t header_dma;
+	struct hmmgpu_desc *entries;
+	dma_addr_t entries_dma;
+	struct hmmgpu_fence_record *fences;
+	dma_addr_t fences_dma;
+	u32 size;
+	u32 producer;
+	u64 next_sequence;
+	DECLARE_BITMAP(slots, HMMGPU_FENCE_SLOTS);
+	wait_queue_head_t wait;
+};
+
+/**
+ * struct hmmgpu_fence - a fence that was submitted
+ * @sequence: its sequence number
+ * @slot: its fence record
+ */
+struct hmmgpu_fence {
+	u64 sequence;
+	unsigned int slot;
+};
+
+/**
+ * struct hmmgpu_submission - descriptors that go into the ring together
+ * @notes: descriptors that go first
+ * @nr_notes: their number
+ * @descs: descriptors that go next
+ * @nr_descs: their number
+ * @fence: the fence after them, or NULL for none
+ */
+struct hmmgpu_submission {
+	const struct hmmgpu_desc *notes;
+	unsigned int nr_notes;
+	const struct hmmgpu_desc *descs;
+	unsigned int nr_descs;
+	struct hmmgpu_fence *fence;
+};
+
+struct hmmgpu_block;
+
+/**
+ * struct hmmgpu_vram - the VRAM allocator
+ * @lock: protects everything here
+ * @blocks: all blocks of 2 MiB
+ * @nr_blocks: their number
+ * @free: blocks of which nothing is allocated
+ * @partial: split blocks that have free pages
+ * @noted: blocks with notes that the device has not got yet
+ * @used_pages: pages that are allocated
+ */
+struct hmmgpu_vram {
+	spinlock_t lock; /* protects everything here */
+	struct hmmgpu_block *blocks;
+	unsigned long nr_blocks;
+	struct list_head free;
+	struct list_head partial;
+	struct list_head noted;
+	unsigned long used_pages;
+};
+
+/**
+ * struct hmmgpu_device - one device
+ * @pdev: PCI function
+ * @dev: its device
+ * @regs: registers
+ * @kref: held by probe and by every open file
+ * @gate: see DOC: Locking
+ * @removing: no new migration may begin
+ * @lost: the device does not answer, or was reset by someone else: what was
+ *        in its VRAM is gone
+ * @quiesced: a device that is lost cannot write to memory any more
+ * @lost_lock: see DOC: Locking
+ * @id: N of /dev/hmmgpuN
+ * @name: name of the node
+ * @misc: the node
+ * @debugfs: directory of the counters
+ * @version: contract version of the device
+ * @folio_orders: bitmask of the orders that the device copies
+ * @generation: generation at probe
+ * @vram_bytes: size of VRAM
+ * @scrub_code: executable memory needs a CPU write before the device's
+ * @ring: the copy queue
+ * @vram: the VRAM allocator
+ * @pagemap: struct pages for VRAM
+ * @region: the physical addresses that they have
+ * @first_pfn: first pfn of VRAM
+ * @span_ids: last span id
+ * @batch_lock: protects @batches and @nr_batches
+ * @batches: spare batches
+ * @nr_batches: their number
+ * @wq: carries @note_work
+ * @note_work: gives the device its notes when no migration does
+ * @counters: see HMMGPU_COUNTER()
+ */
+struct hmmgpu_device {
+	struct pci_dev *pdev;
+	struct device *dev;
+	void __iomem *regs;
+	struct kref kref;
+	struct rw_semaphore gate;
+	bool removing;
+	bool lost;
+	bool quiesced;
+	struct mutex lost_lock; /* serialises hmmgpu_device_lose() */
+	int id;
+	char name[24];
+	struct miscdevice misc;
+	struct dentry *debugfs;
+	u32 version;
+	u32 folio_orders;
+	u32 generation;
+	u64 vram_bytes;
+	bool scrub_code;
+	struct hmmgpu_ring ring;
+	struct hmmgpu_vram vram;
+	struct dev_pagemap pagemap;
+	struct resource *region;
+	unsigned long first_pfn;
+	atomic64_t span_ids;
+	spinlock_t batch_lock; /* protects batches, nr_batches */
+	struct list_head batches;
+	unsigned int nr_batches;
+	struct workqueue_struct *wq;
+	struct delayed_work note_work;
+	atomic64_t counters[HMMGPU_NR_COUNTERS];
+};
+
+static inline u32 hmmgpu_read(struct hmmgpu_device *hdev, u32 reg)
+{
+	return readl(hdev->regs + reg);
+}
+
+static inline void hmmgpu_write(struct hmmgpu_device *hdev, u32 reg, u32 value)
+{
+	writel(value, hdev->regs + reg);
+}
+
+static inline bool hmmgpu_has_large(struct hmmgpu_device *hdev)
+{
+	return hdev->folio_orders & BIT(HMMGPU_LARGE_ORDER);
+}
+
+static inline u64 hmmgpu_page_to_vram(struct hmmgpu_device *hdev,
+				      struct page *page)
+{
+	return (u64)(page_to_pfn(page) - hdev->first_pfn) << PAGE_SHIFT;
+}
+
+static inline struct hmmgpu_device *hmmgpu_from_pagemap(struct dev_pagemap *map)
+{
+	return container_of(map, struct hmmgpu_device, pagemap);
+}
+
+/* main.c */
+void hmmgpu_device_put(struct hmmgpu_device *hdev);
+
+/* device.c */
+int hmmgpu_device_identify(struct hmmgpu_device *hdev);
+int hmmgpu_device_reset(struct hmmgpu_device *hdev);
+int hmmgpu_device_check(struct hmmgpu_device *hdev);
+void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why);
+int hmmgpu_device_irqs(struct hmmgpu_device *hdev);
+void hmmgpu_device_free_irqs(struct hmmgpu_device *hdev);
+const char *hmmgpu_status_name(u32 status);
+
+/* ring.c */
+int hmmgpu_ring_init(struct hmmgpu_device *hdev);
+void hmmgpu_ring_exit(struct hmmgpu_device *hdev);
+int hmmgpu_ring_submit(struct hmmgpu_device *hdev,
+		       const struct hmmgpu_submission *sub);
+int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait);
+void hmmgpu_ring_wake_later(struct hmmgpu_device *hdev);
+
+/* fence.c */
+int hmmgpu_fence_wait(struct hmmgpu_device *hdev, struct hmmgpu_fence *fence);
+int hmmgpu_fence_timeout_ms(void);
+
+/* vram.c */
+int hmmgpu_vram_init(struct hmmgpu_device *hdev);
+void hmmgpu_vram_exit(struct hmmgpu_device *hdev);
+struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order);
+void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
+		      unsigned int order);
+void hmmgpu_vram_split(struct hmmgpu_device *hdev, unsigned long page);
+unsigned int hmmgpu_vram_take_notes(struct hmmgpu_device *hdev,
+				    struct hmmgpu_desc *descs,
+				    unsigned int room);
+bool hmmgpu_vram_has_notes(struct hmmgpu_device *hdev);
+unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev);
+unsigned int hmmgpu_vram_list(struct hmmgpu_device *hdev,
+			      unsigned long *position, unsigned long *pfns,
+			      unsigned int room);
+
+/* pagemap.c */
+int hmmgpu_pagemap_init(struct hmmgpu_device *hdev);
+void hmmgpu_pagemap_exit(struct hmmgpu_device *hdev);
+
+/* fault.c */
+vm_fault_t hmmgpu_fault(struct vm_fault *vmf);
+
+/* migrate.c */
+int hmmgpu_migrate(struct hmmgpu_device *hdev, struct mm_struct *mm,
+		   unsigned int direction, struct hmmgpu_migrate *arg);
+int hmmgpu_migrate_small(struct hmmgpu_device *hdev, struct mm_struct *mm,
+			 unsigned long *found);
+
+/* evict.c */
+void hmmgpu_evict_all(struct hmmgpu_device *hdev);
+
+/* ioctl.c */
+int hmmgpu_node_init(struct hmmgpu_device *hdev);
+void hmmgpu_node_exit(struct hmmgpu_device *hdev);
+
+/* debugfs.c */
+void hmmgpu_debugfs_init(void);
+void hmmgpu_debugfs_exit(void);
+void hmmgpu_debugfs_add(struct hmmgpu_device *hdev);
+void hmmgpu_debugfs_remove(struct hmmgpu_device *hdev);
+
+#endif /* HMMGPU_DRV_H */

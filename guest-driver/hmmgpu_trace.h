@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Tracepoints.
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM hmmgpu
+
+#if !defined(HMMGPU_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define HMMGPU_TRACE_H
+
+#include <linux/tracepoint.h>
+
+#include "hmmgpu_hw.h"
+
+#define show_hmmgpu_direction(value) \
+	__print_symbolic(value, \
+			 { HMMGPU_DIR_SYS_TO_DEV, "sys_to_dev" }, \
+			 { HMMGPU_DIR_DEV_TO_SYS, "dev_to_sys" })
+
+#define show_hmmgpu_trigger(value) \
+	__print_symbolic(value, \
+			 { HMMGPU_TRIGGER_PREFETCH, "prefetch" }, \
+			 { HMMGPU_TRIGGER_GPU_FAULT, "gpu_fault" }, \
+			 { HMMGPU_TRIGGER_CPU_FAULT, "cpu_fault" }, \
+			 { HMMGPU_TRIGGER_EVICT, "evict" })
+
+TRACE_EVENT(hmmgpu_migrate_begin,
+	TP_PROTO(int id, u64 span, unsigned int direction,
+		 unsigned int trigger, unsigned long addr,
+		 unsigned long pages),
+	TP_ARGS(id, span, direction, trigger, addr, pages),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(u64, span)
+		__field(unsigned int, direction)
+		__field(unsigned int, trigger)
+		__field(unsigned long, addr)
+		__field(unsigned long, pages)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->span = span;
+		__entry->direction = direction;
+		__entry->trigger = trigger;
+		__entry->addr = addr;
+		__entry->pages = pages;
+	),
+	TP_printk("hmmgpu%d span=%llu %s %s addr=%#lx pages=%lu",
+		  __entry->id, __entry->span,
+		  show_hmmgpu_direction(__entry->direction),
+		  show_hmmgpu_trigger(__entry->trigger),
+		  __entry->addr, __entry->pages)
+);
+
+TRACE_EVENT(hmmgpu_migrate_end,
+	TP_PROTO(int id, u64 span, unsigned int direction,
+		 unsigned int trigger, unsigned int order, u64 bytes, u64 ns),
+	TP_ARGS(id, span, direction, trigger, order, bytes, ns),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(u64, span)
+		__field(unsigned int, direction)
+		__field(unsigned int, trigger)
+		__field(unsigned int, order)
+		__field(u64, bytes)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->span = span;
+		__entry->direction = direction;
+		__entry->trigger = trigger;
+		__entry->order = order;
+		__entry->bytes = bytes;
+		__entry->ns = ns;
+	),
+	TP_printk("hmmgpu%d span=%llu %s %s order=%u bytes=%llu ns=%llu",
+		  __entry->id, __entry->span,
+		  show_hmmgpu_direction(__entry->direction),
+		  show_hmmgpu_trigger(__entry->trigger),
+		  __entry->order, __entry->bytes, __entry->ns)
+);
+
+TRACE_EVENT(hmmgpu_fallback,
+	TP_PROTO(int id, unsigned int direction, unsigned long addr,
+		 unsigned int from_order, unsigned int to_order),
+	TP_ARGS(id, direction, addr, from_order, to_order),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(unsigned int, direction)
+		__field(unsigned long, addr)
+		__field(unsigned int, from_order)
+		__field(unsigned int, to_order)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->direction = direction;
+		__entry->addr = addr;
+		__entry->from_order = from_order;
+		__entry->to_order = to_order;
+	),
+	TP_printk("hmmgpu%d %s addr=%#lx order=%u->%u",
+		  __entry->id, show_hmmgpu_direction(__entry->direction),
+		  __entry->addr, __entry->from_order, __entry->to_order)
+);
+
+TRACE_EVENT(hmmgpu_split,
+	TP_PROTO(int id, u64 vram, unsigned int from_order,
+		 unsigned int to_order),
+	TP_ARGS(id, vram, from_order, to_order),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(u64, vram)
+		__field(unsigned int, from_order)
+		__field(unsigned int, to_order)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->vram = vram;
+		__entry->from_order = from_order;
+		__entry->to_order = to_order;
+	),
+	TP_printk("hmmgpu%d vram=%#llx order=%u->%u",
+		  __entry->id, __entry->vram, __entry->from_order,
+		  __entry->to_order)
+);
+
+#endif /* HMMGPU_TRACE_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE hmmgpu_trace
+#include <trace/define_trace.h>

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Driver of the hmmgpu virtual GPU: probe, removal, module.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/idr.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "batch.h"
+
+static DEFINE_IDA(hmmgpu_ids);
+
+static void hmmgpu_device_release(struct kref *kref)
+{
+	struct hmmgpu_device *hdev = container_of(kref, struct hmmgpu_device,
+						  kref);
+
+	ida_free(&hmmgpu_ids, hdev->id);
+	kvfree(hdev);
+}
+
+/**
+ * hmmgpu_device_put() - drop a reference to a device
+ * @hdev: the device
+ */
+void hmmgpu_device_put(struct hmmgpu_device *hdev)
+{
+	kref_put(&hdev->kref, hmmgpu_device_release);
+}
+
+static void hmmgpu_note_work(struct work_struct *work)
+{
+	struct hmmgpu_device *hdev = container_of(to_delayed_work(work),
+						  struct hmmgpu_device,
+						  note_work);
+
+	/* If it fails the device is lost, and so is its need to know. */
+	hmmgpu_ring_flush_notes(hdev, false);
+}
+
+static struct hmmgpu_device *hmmgpu_device_alloc(struct pci_dev *pdev)
+{
+	struct hmmgpu_device *hdev = kvzalloc(sizeof(*hdev), GFP_KERNEL);
+	int id;
+
+	if (!hdev)
+		return NULL;
+	id = ida_alloc(&hmmgpu_ids, GFP_KERNEL);
+	if (id < 0) {
+		kvfree(hdev);
+		return NULL;
+	}
+	hdev->pdev = pdev;
+	hdev->dev = &pdev->dev;
+	hdev->id = id;
+	snprintf(hdev->name, sizeof(hdev->name), "hmmgpu%d", id);
+	kref_init(&hdev->kref);
+	init_rwsem(&hdev->gate);
+	mutex_init(&hdev->lost_lock);
+	spin_lock_init(&hdev->batch_lock);
+	INIT_LIST_HEAD(&hdev->batches);
+	INIT_DELAYED_WORK(&hdev->note_work, hmmgpu_note_work);
+	hdev->scrub_code = hmmgpu_on_tcg();
+	return hdev;
+}
+
+static int hmmgpu_pci_init(struct hmmgpu_device *hdev)
+{
+	struct pci_dev *pdev = hdev->pdev;
+	int ret;
+
+	ret = pci_enable_device_mem(pdev);
+	if (ret)
+		return dev_err_probe(hdev->dev, ret, "cannot be enabled\n");
+	ret = pci_request_mem_regions(pdev, "hmmgpu");
+	if (ret) {
+		dev_err_probe(hdev->dev, ret, "BARs are in use\n");
+		goto err_disable;
+	}
+	ret = -ENODEV;
+	if (pci_resource_len(pdev, HMMGPU_BAR_REGISTERS) <
+	    HMMGPU_BAR_REGISTERS_SIZE) {
+		dev_err_probe(hdev->dev, ret, "register BAR is too small\n");
+		goto err_regions;
+	}
+	hdev->regs = pci_iomap(pdev, HMMGPU_BAR_REGISTERS, 0);
+	if (!hdev->regs) {
+		dev_err_probe(hdev->dev, ret, "registers cannot be mapped\n");
+		goto err_regions;
+	}
+	ret = dma_set_mask_and_coherent(hdev->dev, DMA_BIT_MASK(64));
+	if (ret) {
+		dev_err_probe(hdev->dev, ret, "no 64-bit DMA\n");
+		goto err_regs;
+	}
+	/* One mapping per folio, up to 2 MiB. */
+	dma_set_max_seg_size(hdev->dev, UINT_MAX);
+	pci_set_master(pdev);
+	return 0;
+
+err_regs:
+	pci_iounmap(pdev, hdev->regs);
+err_regions:
+	pci_release_mem_regions(pdev);
+err_disable:
+	pci_disable_device(pdev);
+	return ret;
+}
+
+static void hmmgpu_pci_exit(struct hmmgpu_device *hdev)
+{
+	pci_clear_master(hdev->pdev);
+	pci_iounmap(hdev->pdev, hdev->regs);
+	pci_release_mem_regions(hdev->pdev);
+	pci_disable_device(hdev->pdev);
+}
+
+static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
+{
+	struct hmmgpu_device *hdev = hmmgpu_device_alloc(pdev);
+	int ret;
+
+	if (!hdev)
+		return -ENOMEM;
+	pci_set_drvdata(pdev, hdev);
+
+	ret = hmmgpu_pci_init(hdev);
+	if (ret)
+		goto err_put;
+	ret = hmmgpu_device_identify(hdev);
+	if (ret)
+		goto err_pci;
+	hdev->wq = alloc_workqueue("%s", WQ_UNBOUND, 0, hdev->name);
+	if (!hdev->wq) {
+		ret = -ENOMEM;
+		goto err_pci;
+	}
+	ret = hmmgpu_ring_init(hdev);
+	if (ret)
+		goto err_wq;
+	ret = hmmgpu_device_irqs(hdev);
+	if (ret)
+		goto err_ring;
+	ret = hmmgpu_vram_init(hdev);
+	if (ret)
+		goto err_irqs;
+	ret = hmmgpu_pagemap_init(hdev);
+	if (ret)
+		goto err_vram;
+	ret = hmmgpu_node_init(hdev);
+	if (ret)
+		goto err_pagemap;
+	hmmgpu_debugfs_add(hdev);
+
+	dev_info(hdev->dev, "%s: %llu MiB of VRAM, folio orders %#x%s\n",
+		 hdev->name, hdev->vram_bytes >> 20, hdev->folio_orders,
+		 hdev->scrub_code ? ", emulated CPU" : "");
+	return 0;
+
+err_pagemap:
+	hmmgpu_pagemap_exit(hdev);
+err_vram:
+	hmmgpu_vram_exit(hdev);
+err_irqs:
+	hmmgpu_device_free_irqs(hdev);
+err_ring:
+	hmmgpu_ring_exit(hdev);
+err_wq:
+	destroy_workqueue(hdev->wq);
+err_pci:
+	hmmgpu_pci_exit(hdev);
+err_put:
+	hmmgpu_device_put(hdev);
+	return ret;
+}
+
+/*
+ * Other processes may still have memory in VRAM. No migration to it begins any
+ * more, all that is there comes home, and only then does it go away; CPU faults
+ * work to the end. No folio holds the module: unloading it is what brings them
+ * home, see hmmgpu_pagemap_exit().
+ */
+static void hmmgpu_remove(struct pci_dev *pdev)
+{
+	struct hmmgpu_device *hdev = pci_get_drvdata(pdev);
+
+	hmmgpu_node_exit(hdev);
+	WRITE_ONCE(hdev->removing, true);
+	down_write(&hdev->gate);
+	hmmgpu_evict_all(hdev);
+	up_write(&hdev->gate);
+
+	hmmgpu_pagemap_exit(hdev);
+	cancel_delayed_work_sync(&hdev->note_work);
+	if (!hdev->lost)
+		hmmgpu_ring_flush_notes(hdev, true);
+	hmmgpu_debugfs_remove(hdev);
+	hmmgpu_vram_exit(hdev);
+	hmmgpu_device_free_irqs(hdev);
+	hmmgpu_ring_exit(hdev);
+	destroy_workqueue(hdev->wq);
+	hmmgpu_batch_free_all(hdev);
+	hmmgpu_pci_exit(hdev);
+	hmmgpu_device_put(hdev);
+}
+
+static const struct pci_device_id hmmgpu_pci_ids[] = {
+	{ PCI_DEVICE(HMMGPU_PCI_VENDOR_ID, HMMGPU_PCI_DEVICE_ID) },
+	{ }
+};
+MODULE_DEVICE_TABLE(pci, hmmgpu_pci_ids);
+
+static struct pci_driver hmmgpu_driver = {
+	.name = "hmmgpu",
+	.id_table = hmmgpu_pci_ids,
+	.probe = hmmgpu_probe,
+	.remove = hmmgpu_remove,
+};
+
+static int __init hmmgpu_init(void)
+{
+	int ret;
+
+	hmmgpu_debugfs_init();
+	ret = pci_register_driver(&hmmgpu_driver);
+	if (ret)
+		hmmgpu_debugfs_exit();
+	return ret;
+}
+module_init(hmmgpu_init);
+
+static void __exit hmmgpu_exit(void)
+{
+	pci_unregister_driver(&hmmgpu_driver);
+	hmmgpu_debugfs_exit();
+	ida_destroy(&hmmgpu_ids);
+}
+module_exit(hmmgpu_exit);
+
+MODULE_DESCRIPTION("Virtual GPU with device-private memory");
+MODULE_LICENSE("GPL");

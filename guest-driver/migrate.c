@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Migration by request: a range of one mm, one VMA after the other, in batches
+ * of which two are in flight. While the engine copies one, the next is collected.
+ */
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/sched/signal.h>
+
+#include "batch.h"
+#include "hmmgpu_trace.h"
+
+/**
+ * struct hmmgpu_request - one migration by request
+ * @hdev: the device
+ * @mm: the mm
+ * @direction: DIR value
+ * @flight: the batch whose copies are under way, or NULL
+ * @spare: the batch to be collected next
+ * @addr: all in front of it is done or in flight
+ * @end: end of the range
+ * @small_end: up to here, single pages only
+ * @moved: pages that moved
+ * @present: pages that were there
+ * @skipped: pages that did not move
+ * @max_order: largest order that moved
+ */
+struct hmmgpu_request {
+	struct hmmgpu_device *hdev;
+	struct mm_struct *mm;
+	unsigned int direction;
+	struct hmmgpu_batch *flight;
+	struct hmmgpu_batch *spare;
+	unsigned long addr;
+	unsigned long end;
+	unsigned long small_end;
+	unsigned long moved;
+	unsigned long present;
+	unsigned long skipped;
+	unsigned int max_order;
+};
+
+static int hmmgpu_request_complete(struct hmmgpu_request *req,
+				   struct hmmgpu_batch *batch)
+{
+	int ret;
+
+	ret = hmmgpu_batch_commit(batch);
+	hmmgpu_batch_finish(batch);
+	req->moved += batch->moved;
+	req->present += batch->present;
+	req->skipped += batch->stop - batch->moved - batch->present;
+	req->max_order = max(req->max_order, batch->max_order);
+	return ret;
+}
+
+static int hmmgpu_request_drain(struct hmmgpu_request *req)
+{
+	struct hmmgpu_batch *batch = req->flight;
+
+	if (!batch)
+		return 0;
+	req->flight = NULL;
+	req->spare = batch;
+	return hmmgpu_request_complete(req, batch);
+}
+
+/*
+ * Anonymous memory only. A VMA without any access is left out on the way to the
+ * device, because holes are filled on the way: guard areas of thread stacks
+ * would take VRAM.
+ */
+static bool hmmgpu_vma_eligible(struct hmmgpu_request *req,
+				struct vm_area_struct *vma)
+{
+	if (!vma_is_anonymous(vma) || is_vm_hugetlb_page(vma) ||
+	    vma->vm_flags & VM_SPECIAL)
+		return false;
+	return req->direction == HMMGPU_DIR_DEV_TO_SYS ||
+	       vma->vm_flags & VM_ACCESS_FLAGS;
+}
+
+/*
+ * A batch is a whole number of 2 MiB units, or part of one: a hole that is not
+ * aligned at both ends is marked page by page, all of it. It lies within one
+ * page-upper directory entry, see hmmgpu_batch_stop_at_hole(). Short batches are
+ * a virtue on the way home: the kernel's zap_huge_pmd_folio() takes the
+ * migration entry of a large device folio for a mapping, which ends badly if
+ * another mm that shares the folio drops it between collect and finish.
+ */
+static unsigned long hmmgpu_batch_end(struct hmmgpu_request *req,
+				      unsigned long limit)
+{
+	unsigned long addr = req->addr;
+	unsigned long end = min(limit, ALIGN(addr + 1, PUD_SIZE));
+
+	if (!IS_ALIGNED(addr, HPAGE_PMD_SIZE) || addr < req->small_end)
+		return min(end, ALIGN(addr + 1, HPAGE_PMD_SIZE));
+	end = min(end, addr + (HMMGPU_BATCH_PAGES << PAGE_SHIFT));
+	if (end - addr > HPAGE_PMD_SIZE)
+		end = ALIGN_DOWN(end, HPAGE_PMD_SIZE);
+	return end;
+}
+
+static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
+{
+	unsigned long flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+
+	/* What is on the device is selected too, in order to count it. */
+	if (req->direction == HMMGPU_DIR_SYS_TO_DEV)
+		flags |= MIGRATE_VMA_SELECT_SYSTEM;
+	if (hmmgpu_has_large(req->hdev) && req->addr >= req->small_end)
+		flags |= MIGRATE_VMA_SELECT_COMPOUND;
+	return flags;
+}
+
+/* The batch in @spare ends before its end: what now? */
+static int hmmgpu_request_stopped(struct hmmgpu_request *req,
+				  enum hmmgpu_stop reason)
+{
+	int ret;
+
+	switch (reason) {
+	case HMMGPU_STOP_NONE:
+	case HMMGPU_STOP_HOLES:
+		return 0;
+	case HMMGPU_STOP_SMALL:
+		/* Its entries are locked until it has finished. */
+		ret = hmmgpu_request_drain(req);
+		if (ret)
+			return ret;
+		hmmgpu_count(req->hdev, fallbacks, 1);
+		trace_hmmgpu_fallback(req->hdev->id, req->direction, req->addr,
+				      HMMGPU_LARGE_ORDER, 0);
+		req->small_end = req->addr + HPAGE_PMD_SIZE;
+		return 0;
+	default:
+		ret = hmmgpu_request_drain(req);
+		if (ret)
+			return ret;
+		return req->direction == HMMGPU_DIR_SYS_TO_DEV ? -ENOSPC :
+								 -ENOMEM;
+	}
+}
+
+static int hmmgpu_request_batch(struct hmmgpu_request *req,
+				struct vm_area_struct *vma)
+{
+	struct hmmgpu_batch *batch = req->spare, *before;
+	unsigned long start = req->addr;
+	unsigned long end = hmmgpu_batch_end(req, min(req->end, vma->vm_end));
+	int ret;
+
+	if (hmmgpu_batch_collect(batch, vma, start, end,
+				 hmmgpu_request_flags(req), NULL)) {
+		req->skipped += PHYS_PFN(end - start);
+		req->addr = end;
+		return 0;
+	}
+	hmmgpu_batch_alloc(batch);
+	hmmgpu_batch_copy(batch);
+	req->addr = start + ((unsigned long)batch->stop << PAGE_SHIFT);
+
+	before = req->flight;
+	req->flight = batch;
+	req->spare = before;
+	if (before) {
+		ret = hmmgpu_request_complete(req, before);
+		if (ret)
+			return ret;
+	} else {
+		req->spare = hmmgpu_batch_get(req->hdev, req->direction,
+					      HMMGPU_TRIGGER_PREFETCH);
+		if (!req->spare) {
+			/* Then one at a time. */
+			ret = hmmgpu_request_drain(req);
+			if (ret)
+				return ret;
+		}
+	}
+	return hmmgpu_request_stopped(req, batch->stop_reason);
+}
+
+static int hmmgpu_request_step(struct hmmgpu_request *req)
+{
+	struct vm_area_struct *vma = find_vma(req->mm, req->addr);
+	unsigned long next = req->end;
+
+	if (vma && vma->vm_start <= req->addr) {
+		if (hmmgpu_vma_eligible(req, vma))
+			return hmmgpu_request_batch(req, vma);
+		next = min(next, vma->vm_end);
+	} else if (vma) {
+		next = min(next, vma->vm_start);
+	}
+	req->skipped += PHYS_PFN(next - req->addr);
+	req->addr = next;
+	return 0;
+}
+
+static int hmmgpu_request_run(struct hmmgpu_request *req)
+{
+	int ret = 0, err;
+
+	while (!ret && req->addr < req->end) {
+		if (mmap_read_lock_killable(req->mm))
+			return -EINTR;
+		/* Let go when someone else wants to write. */
+		do {
+			if (fatal_signal_pending(current))
+				ret = -EINTR;
+			else
+				ret = hmmgpu_device_check(req->hdev) ?:
+				      hmmgpu_request_step(req);
+			cond_resched();
+		} while (!ret && req->addr < req->end &&
+			 !mmap_lock_is_contended(req->mm));
+		err = hmmgpu_request_drain(req);
+		ret = ret ?: err;
+		mmap_read_unlock(req->mm);
+	}
+	return ret;
+}
+
+/**
+ * hmmgpu_migrate() - migrate a range of an mm
+ * @hdev: the device
+ * @mm: the mm; the caller holds a reference
+ * @direction: HMMGPU_DIR_SYS_TO_DEV or HMMGPU_DIR_DEV_TO_SYS
+ * @arg: the range, checked; gets the results, which are valid in any case
+ *
+ * Now and then a page does not migrate, because someone else has a reference at
+ * the wrong moment: it is counted as skipped and is no error.
+ *
+ * Context: Process context, &hmmgpu_device.gate is held for reading.
+ * Return: 0 or a negative errno as documented for the ioctls.
+ */
+int hmmgpu_migrate(struct hmmgpu_device *hdev, struct mm_struct *mm,
+		   unsigned int direction, struct hmmgpu_migrate *arg)
+{
+	struct hmmgpu_request req = {
+		.hdev = hdev,
+		.mm = mm,
+		.direction = direction,
+		.addr = arg->addr,
+		.end = arg->addr + arg->size,
+	};
+	struct hmmgpu_span span;
+	int ret;
+
+	lockdep_assert_held_read(&hdev->gate);
+	req.spare = hmmgpu_batch_get(hdev, direction, HMMGPU_TRIGGER_PREFETCH);
+	if (!req.spare)
+		return -ENOMEM;
+	hmmgpu_span_begin(hdev, &span, direction, HMMGPU_TRIGGER_PREFETCH,
+			  arg->addr, PHYS_PFN(arg->size));
+	ret = hmmgpu_request_run(&req);
+	hmmgpu_span_end(hdev, &span, req.max_order, req.moved);
+	hmmgpu_batch_put(req.spare);
+
+	arg->moved_bytes = (u64)req.moved << PAGE_SHIFT;
+	arg->present_bytes = (u64)req.present << PAGE_SHIFT;
+	arg->skipped_bytes = (u64)req.skipped << PAGE_SHIFT;
+	return ret;
+}
