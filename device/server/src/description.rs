@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
     VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vfio_user::IrqInfo;
@@ -66,18 +66,19 @@ impl Description {
                 }
             })
             .collect();
-        let irqs = (0..VFIO_PCI_NUM_IRQS)
-            .map(|index| match index {
-                VFIO_PCI_MSIX_IRQ_INDEX => IrqInfo {
+        // The indices behind MSI-X (errors, and requests to give the device up) do not exist:
+        // QEMU warns of one that exists and has no vectors.
+        let irqs = (0..=VFIO_PCI_MSIX_IRQ_INDEX)
+            .map(|index| {
+                let (flags, count) = match index {
+                    VFIO_PCI_MSIX_IRQ_INDEX => (VFIO_IRQ_INFO_EVENTFD, msix_vectors),
+                    _ => (0, 0),
+                };
+                IrqInfo {
                     index,
-                    flags: VFIO_IRQ_INFO_EVENTFD,
-                    count: msix_vectors,
-                },
-                _ => IrqInfo {
-                    index,
-                    flags: 0,
-                    count: 0,
-                },
+                    flags,
+                    count,
+                }
             })
             .collect();
         Self { regions, irqs }

@@ -1,0 +1,132 @@
+//! Clients one after the other, and two at once, on the real model.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use hmmgpu_contract::regs::{MAGIC_VALUE, Reg, STATE_READY};
+
+use crate::bytes;
+use crate::common::*;
+use crate::serve::Running;
+
+fn register(client: &mut Raw, register: Reg) -> u32 {
+    let data = client.read(0, u64::from(register.0), 4);
+    u32::from_ne_bytes(data.try_into().expect("4 bytes"))
+}
+
+fn wait_ready(client: &mut Raw) {
+    let limit = std::time::Instant::now() + PATIENCE;
+    while register(client, Reg::STATE) != STATE_READY {
+        assert!(
+            std::time::Instant::now() < limit,
+            "the device does not get ready"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn each_finds_the_device_as_after_a_reset() {
+    let server = Running::start();
+    let mut generation = None;
+    for _ in 0..3 {
+        let mut client = Raw::negotiated(&server.socket);
+        wait_ready(&mut client);
+        assert_eq!(register(&mut client, Reg::MAGIC), MAGIC_VALUE);
+        // One more with each client before.
+        let now = register(&mut client, Reg::GENERATION);
+        if let Some(before) = generation {
+            assert_eq!(now, before + 1);
+        }
+        generation = Some(now);
+        let mask = u64::from(Reg::INT_MASK.0);
+        client
+            .call(REGION_WRITE, &bytes![mask, 0u32, 4u32, 1u32])
+            .ok();
+        // Maps of the client before would be in the way of these.
+        let memory = memory(1 << 20);
+        let map = bytes![32u32, 3u32, 0u64, 0u64, 1u64 << 20];
+        client.call_with(DMA_MAP, &map, &[memory.as_fd()]).ok();
+        client
+            .call_with(DMA_MAP, &map, &[memory.as_fd()])
+            .fails(EEXIST);
+    }
+    server.stop();
+}
+
+#[test]
+fn what_a_client_gave_is_let_go_when_it_leaves() {
+    use std::io::Read;
+    let server = Running::start();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+    let (mut reader, writer) = (File::from(reader), File::from(writer));
+    let mut client = Raw::negotiated(&server.socket);
+    // As good as an eventfd to a server, and its end can be seen.
+    client
+        .call_with(
+            SET_IRQS,
+            &bytes![20u32, 36u32, 2u32, 0u32, 1u32],
+            &[writer.as_fd()],
+        )
+        .ok();
+    drop((client, writer));
+    assert_eq!(bounded(move || reader.read(&mut [0; 1]).expect("read")), 0);
+    server.stop();
+}
+
+#[test]
+fn one_that_never_negotiates_changes_nothing() {
+    let server = Running::start();
+    let mut client = Raw::negotiated(&server.socket);
+    wait_ready(&mut client);
+    let generation = register(&mut client, Reg::GENERATION);
+    drop(client);
+    drop(Raw::connect(&server.socket));
+    let mut stranger = Raw::connect(&server.socket);
+    stranger.call(DEVICE_RESET, &[]).fails(EINVAL);
+    drop(stranger);
+    let mut client = Raw::negotiated(&server.socket);
+    assert_eq!(register(&mut client, Reg::GENERATION), generation + 1);
+    server.stop();
+}
+
+#[test]
+fn a_second_one_waits_until_the_first_has_gone() {
+    let server = Running::start();
+    let mut first = Raw::negotiated(&server.socket);
+    let mut second = Raw::connect(&server.socket);
+    let id = second.id();
+    second.send(
+        &message(id, VERSION, COMMAND, &version(0, 0, QEMU_JSON)),
+        &[],
+    );
+    // The first is served while the second waits.
+    for _ in 0..100 {
+        assert_eq!(register(&mut first, Reg::MAGIC), MAGIC_VALUE);
+    }
+    second.stream.set_nonblocking(true).expect("nonblocking");
+    let answer = std::io::Read::read(&mut second.stream, &mut [0; 1]);
+    assert_eq!(
+        answer.expect_err("no answer yet").kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+    second.stream.set_nonblocking(false).expect("blocking");
+    drop(first);
+    assert_eq!(second.reply().ok().id, id);
+    assert_eq!(register(&mut second, Reg::MAGIC), MAGIC_VALUE);
+    drop(second);
+    server.stop();
+}
+
+#[test]
+fn a_bad_one_does_not_spoil_the_next() {
+    let server = Running::start();
+    for _ in 0..3 {
+        let mut bad = Raw::negotiated(&server.socket);
+        bad.send(&[0xff; 64], &[]);
+        bad.expect_end();
+        let mut good = Raw::negotiated(&server.socket);
+        assert_eq!(register(&mut good, Reg::MAGIC), MAGIC_VALUE);
+    }
+    server.stop();
+}
