@@ -17,3 +17,4 @@ mod serve;
 mod set_irqs;
 mod unsupported;
 mod version;
+mod whole_path;
