@@ -1,0 +1,59 @@
+//! End-to-end tests: real guests with the driver and the device.
+//!
+//! Guests run one after another, because a host may have only two cores. Two of them run several
+//! programs each, for all the tests that need no guest of their own; the first test that needs
+//! one boots it. The first run on a machine also makes tool root, driver and initramfs.
+//!
+//! A host that cannot run guests fails these tests, with the reason; there is no other way to
+//! pass them. To run one: `cargo test -p hmmgpu-vm-tests -- NAME`.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod program_run;
+mod serve;
+mod shared;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use hmmgpu_vm_tests::program::{self, Program};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    if program::called_as_program() {
+        return hmmgpu::cli::main();
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let program = match Program::install() {
+        Ok(program) => Arc::new(program),
+        Err(error) => {
+            eprintln!("the tests cannot start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut trials = shared::trials(&program);
+    trials.extend(program_run::trials(&program));
+    trials.extend(bench::trials(&program));
+    trials.extend(serve::trials(&program));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // `exit` would not drop the program's folder.
+    drop(program);
+    if !arguments.list {
+        println!(
+            "{} passed, {} failed",
+            conclusion.num_passed, conclusion.num_failed
+        );
+    }
+    conclusion.exit_code()
+}
+
+/// A test of this name.
+fn trial(
+    name: impl Into<String>,
+    check: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        check().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
