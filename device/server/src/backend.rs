@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hmmgpu_contract::pci::MSIX_VECTORS;
@@ -177,18 +177,29 @@ fn dma_error(error: &DmaError) -> io::Error {
 struct EventFd(Arc<OwnedFd>);
 
 impl EventFd {
-    /// Makes raising it never block: a client that fills the counter must not stop the engine.
+    /// Makes raising it never block: neither a client that fills the counter nor one that gives
+    /// a file on a dead network share may stop the engine.
     fn new(file: File) -> io::Result<Self> {
+        if !is_event(&file) {
+            return Err(Errno::INVAL.into());
+        }
         let flags = fcntl_getfl(&file)?;
         fcntl_setfl(&file, flags | OFlags::NONBLOCK)?;
         Ok(Self(Arc::new(file.into())))
     }
 }
 
+/// Whether a file is an eventfd, as far as `/proc` can tell.
+fn is_event(file: &File) -> bool {
+    match std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(target) => target.as_os_str() == "anon_inode:[eventfd]",
+        Err(_) => true,
+    }
+}
+
 impl Interrupt for EventFd {
     fn raise(&self) {
-        // It fails when the counter is full, and then the client has something to wake for; or
-        // when the client gave something that is no event, which is the client's loss.
+        // It fails when the counter is full, and then the client has something to wake for.
         let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
     }
 }

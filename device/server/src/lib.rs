@@ -11,7 +11,10 @@
 //! | `dispatch` | commands, and the answer to each |
 //! | `backend` | the device model behind [`vfio_user::ServerBackend`] |
 //! | `socket` | whose a socket path is |
+//! | `output` | where telemetry goes, whole or not at all |
 //! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
+//! | `shutdown` | how any thread ends it |
+//! | `qemu` | the QEMU arguments that attach the device |
 //!
 //! The protocol's types come from the `vfio_user` crate. Its server loop is not used: input from
 //! the peer can stop it or make it lose the boundary between two messages.

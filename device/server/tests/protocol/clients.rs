@@ -1,7 +1,8 @@
 //! Clients one after the other, and two at once, on the real model.
 
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use hmmgpu_contract::regs::{MAGIC_VALUE, Reg, STATE_READY};
 
@@ -54,23 +55,49 @@ fn each_finds_the_device_as_after_a_reset() {
     server.stop();
 }
 
+/// Descriptors of this process, and so of the server in it, that are of one eventfd.
+fn holders(event: &OwnedFd) -> usize {
+    let id = |name: &OsStr| {
+        let text = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(name)).ok()?;
+        text.lines()
+            .find(|line| line.starts_with("eventfd-id:"))
+            .map(str::to_owned)
+    };
+    let ours = id(OsStr::new(&event.as_raw_fd().to_string())).expect("an eventfd has an id");
+    std::fs::read_dir("/proc/self/fdinfo")
+        .expect("fdinfo")
+        .filter(|entry| id(&entry.as_ref().expect("entry").file_name()).as_ref() == Some(&ours))
+        .count()
+}
+
 #[test]
 fn what_a_client_gave_is_let_go_when_it_leaves() {
-    use std::io::Read;
     let server = Running::start();
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
-    let (mut reader, writer) = (File::from(reader), File::from(writer));
+    let event = event();
     let mut client = Raw::negotiated(&server.socket);
-    // As good as an eventfd to a server, and its end can be seen.
+    let connect = bytes![20u32, 36u32, 2u32, 0u32, 1u32];
+    client.call_with(SET_IRQS, &connect, &[event.as_fd()]).ok();
+    assert!(holders(&event) > 1);
+    drop(client);
+    // The next one is served when all is done for the one before.
+    let next = Raw::negotiated(&server.socket);
+    assert_eq!(holders(&event), 1);
+    drop(next);
+    server.stop();
+}
+
+#[test]
+fn an_interrupt_that_is_no_eventfd_is_refused() {
+    let server = Running::start();
+    let mut client = Raw::negotiated(&server.socket);
+    let connect = bytes![20u32, 36u32, 2u32, 0u32, 1u32];
     client
-        .call_with(
-            SET_IRQS,
-            &bytes![20u32, 36u32, 2u32, 0u32, 1u32],
-            &[writer.as_fd()],
-        )
+        .call_with(SET_IRQS, &connect, &[memory(4096).as_fd()])
+        .fails(EINVAL);
+    client
+        .call_with(SET_IRQS, &connect, &[event().as_fd()])
         .ok();
-    drop((client, writer));
-    assert_eq!(bounded(move || reader.read(&mut [0; 1]).expect("read")), 0);
+    drop(client);
     server.stop();
 }
 

@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use hmmgpu_contract::PAGE_SIZE;
 use hmmgpu_contract::desc::{
     Desc, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_SRC_VRAM, OP_COPY, OP_FENCE, Status,
 };
@@ -14,6 +13,7 @@ use hmmgpu_contract::queue::{FenceRecord, QueueHeader};
 use hmmgpu_contract::regs::{
     QUEUE_CTRL_ENABLE, QUEUE_STATUS_RUNNING, QueueReg, Reg, STATE_READY, queue_reg,
 };
+use hmmgpu_contract::{PAGE_SHIFT, PAGE_SIZE};
 use hmmgpu_telemetry::snapshot::Direction;
 use vfio_user::Client;
 
@@ -164,7 +164,7 @@ fn from_vram(vram: u64) -> Desc {
     }
 }
 
-const BYTES: usize = 4 * PAGE_SIZE as usize;
+const BYTES: usize = 4 << PAGE_SHIFT;
 
 fn secret() -> Vec<u8> {
     (0..BYTES as u64).map(|at| pattern(at) | 1).collect()
