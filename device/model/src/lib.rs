@@ -1,7 +1,7 @@
 //! The device model: PCI function, registers, VRAM, copy engine. It knows no VMM.
 //!
 //! A transport drives a [`Device`] by accesses to configuration space and BARs, by DMA maps and
-//! by interrupt sinks.
+//! by interrupt sinks. [`mock`] is a driver for tests, benches and fuzzers that need no guest.
 
 mod advise;
 mod background;
@@ -13,6 +13,7 @@ mod device;
 mod dma;
 mod engine;
 mod interrupt;
+pub mod mock;
 mod msix;
 mod registers;
 mod reset;

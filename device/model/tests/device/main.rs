@@ -1,0 +1,12 @@
+//! The whole device, driven by the mock driver: no guest, no transport.
+
+mod bounds;
+mod dma;
+mod fields;
+mod handshake;
+mod interrupts;
+mod reference;
+mod registers;
+mod reset;
+mod rig;
+mod telemetry;

@@ -1,0 +1,216 @@
+//! The snapshot equals what the driver submitted.
+
+use hmmgpu_contract::desc::{
+    DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, NOTE_ALLOC, NOTE_FREE, NOTE_SPLIT, TRIGGER_CPU_FAULT,
+    TRIGGER_EVICT,
+};
+use hmmgpu_model::mock::descriptors::{
+    Side, copy, fill, mark, note, span_begin, span_end, triggered,
+};
+use hmmgpu_telemetry::snapshot::{Direction, SCHEMA, Snapshot, Transfers, Trigger};
+
+use crate::rig::{MIB, PAGE, assert_clean, mock};
+
+fn row(rows: &[Transfers], order: u8, direction: Direction, trigger: Trigger) -> &Transfers {
+    rows.iter()
+        .find(|row| (row.order, row.direction, row.trigger) == (order, direction, trigger))
+        .unwrap_or_else(|| panic!("no row {order} {direction:?} {trigger:?}: {rows:?}"))
+}
+
+#[test]
+fn transfers_by_order_direction_and_trigger() {
+    let mut driver = mock(16 * MIB);
+    let data = driver.data().next_multiple_of(2 * MIB);
+    let descs = [
+        copy(9, 2, Side::Vram(0), Side::System(data)),
+        copy(0, 3, Side::Vram(8 * MIB), Side::System(data)),
+        copy(0, 1, Side::Vram(9 * MIB), Side::System(data)),
+        triggered(
+            copy(9, 1, Side::System(data), Side::Vram(0)),
+            TRIGGER_CPU_FAULT,
+        ),
+        triggered(copy(4, 1, Side::Vram(0), Side::Vram(MIB)), TRIGGER_EVICT),
+        copy(1, 1, Side::System(data), Side::System(data + MIB)),
+        fill(9, 1, Side::Vram(4 * MIB), 0),
+        fill(0, 7, Side::System(data), 0),
+    ];
+    assert_clean(&driver.run(&descs).unwrap());
+    let bad = copy(9, 1, Side::Vram(0), Side::System(0));
+    assert_eq!(driver.run(&[bad]).unwrap().errors, 1);
+    let snapshot = driver.function().snapshot();
+    assert_eq!(snapshot.schema, SCHEMA);
+    assert_eq!(snapshot.events.descriptors, 11);
+    assert_eq!(snapshot.events.fences, 2);
+    let rows = &snapshot.transfers;
+    assert_eq!(rows.len(), 6);
+
+    let large = row(rows, 9, Direction::SysToDev, Trigger::Prefetch);
+    assert_eq!((large.folios, large.bytes), (2, 4 * MIB));
+    assert_eq!((large.filled_folios, large.filled_bytes), (1, 2 * MIB));
+    assert_eq!((large.errors, large.latency.count), (1, 2));
+    assert!(large.engine_ns > 0);
+    let latency = &large.latency;
+    let steps = [
+        latency.min_ns,
+        latency.p50_ns,
+        latency.p90_ns,
+        latency.p99_ns,
+        latency.p999_ns,
+        latency.max_ns,
+    ];
+    assert!(steps.is_sorted(), "{steps:?}");
+    let in_buckets: u64 = latency.buckets.iter().map(|(_, samples)| samples).sum();
+    assert_eq!(in_buckets, latency.count);
+
+    let small = row(rows, 0, Direction::SysToDev, Trigger::Prefetch);
+    assert_eq!(
+        (small.folios, small.bytes, small.latency.count),
+        (4, 4 * PAGE, 2)
+    );
+    let home = row(rows, 9, Direction::DevToSys, Trigger::CpuFault);
+    assert_eq!((home.folios, home.bytes), (1, 2 * MIB));
+    let inside = row(rows, 4, Direction::DevToDev, Trigger::Evict);
+    assert_eq!((inside.folios, inside.bytes), (1, 16 * PAGE));
+    let outside = row(rows, 1, Direction::SysToSys, Trigger::Prefetch);
+    assert_eq!((outside.folios, outside.bytes), (1, 2 * PAGE));
+    let filled = row(rows, 0, Direction::SysToSys, Trigger::Prefetch);
+    assert_eq!(
+        (filled.folios, filled.filled_folios, filled.filled_bytes),
+        (0, 7, 7 * PAGE)
+    );
+}
+
+#[test]
+fn windows_hold_what_is_between_their_marks() {
+    let mut driver = mock(4 * MIB);
+    let data = driver.data();
+    let page = copy(0, 1, Side::Vram(0), Side::System(data));
+    let descs = [
+        page,
+        mark(11),
+        page,
+        page,
+        span_begin(5, 2),
+        span_end(5, 0, 2, DIR_SYS_TO_DEV, 0),
+        mark(22),
+        note(NOTE_ALLOC, 9, 1, 0, 0),
+        note(NOTE_SPLIT, 9, 1, 0, 0),
+        mark(0),
+        page,
+        mark(33),
+        fill(0, 1, Side::Vram(0), 0),
+    ];
+    assert_clean(&driver.run(&descs).unwrap());
+    let snapshot = driver.function().snapshot();
+    let names: Vec<u64> = snapshot.windows.iter().map(|window| window.mark).collect();
+    assert_eq!(names, [11, 22, 33]);
+    let [first, second, third] = snapshot.windows.try_into().unwrap();
+    assert_eq!(first.transfers.len(), 1);
+    assert_eq!(
+        (first.transfers[0].folios, first.transfers[0].latency.count),
+        (2, 2)
+    );
+    assert_eq!((first.spans[0].count, first.spans[0].pages_moved), (1, 2));
+    assert_eq!(first.end_ns, Some(second.begin_ns));
+    assert!(second.transfers.is_empty() && second.spans.is_empty());
+    assert_eq!(second.splits, [(9, 1)]);
+    assert!(second.end_ns.is_some());
+    assert_eq!(third.end_ns, None);
+    assert_eq!(third.transfers[0].filled_folios, 1);
+    assert_eq!(snapshot.transfers[0].folios, 4);
+    assert_eq!(snapshot.windows_dropped, 0);
+}
+
+#[test]
+fn spans_join_begin_and_end_and_count_overlap_once() {
+    let mut driver = mock(4 * MIB);
+    let data = driver.data();
+    let work = copy(0, 8, Side::Vram(0), Side::System(data));
+    let descs = [
+        span_begin(1, 512),
+        work,
+        span_begin(2, 100),
+        work,
+        span_end(1, 9, 500, DIR_DEV_TO_SYS, TRIGGER_CPU_FAULT),
+        work,
+        span_end(2, 9, 100, DIR_DEV_TO_SYS, TRIGGER_CPU_FAULT),
+        span_end(3, 9, 1, DIR_DEV_TO_SYS, TRIGGER_CPU_FAULT),
+        span_begin(4, 1),
+        span_begin(4, 2),
+        span_end(4, 0, 2, DIR_SYS_TO_DEV, 0),
+    ];
+    assert_clean(&driver.run(&descs).unwrap());
+    let snapshot = driver.function().snapshot();
+    assert_eq!(snapshot.events.unmatched_spans, 2);
+    assert_eq!(snapshot.spans.len(), 2);
+    let large = snapshot.spans.iter().find(|row| row.order == 9).unwrap();
+    assert_eq!(
+        (large.direction, large.trigger),
+        (Direction::DevToSys, Trigger::CpuFault)
+    );
+    assert_eq!(
+        (large.count, large.pages_asked, large.pages_moved),
+        (2, 612, 600)
+    );
+    assert_eq!(large.latency.count, 2);
+    let longest = large.latency.max_ns;
+    assert!(large.busy_ns >= longest, "{} {longest}", large.busy_ns);
+    assert!(large.busy_ns < large.latency.min_ns + longest);
+    let small = snapshot.spans.iter().find(|row| row.order == 0).unwrap();
+    assert_eq!(
+        (small.pages_asked, small.busy_ns),
+        (2, small.latency.max_ns)
+    );
+}
+
+#[test]
+fn vram_by_order_follows_the_notes() {
+    let mut driver = mock(MIB);
+    let descs = [
+        note(NOTE_ALLOC, 9, 4, 0, 0),
+        note(NOTE_ALLOC, 0, 10, 8 * MIB, 0),
+        note(NOTE_SPLIT, 9, 1, 2 * MIB, 0),
+        note(NOTE_FREE, 0, 500, 2 * MIB, 0),
+        note(NOTE_FREE, 9, 1, 0, 0),
+        note(NOTE_FREE, 9, 1, 0, 0),
+    ];
+    assert_clean(&driver.run(&descs).unwrap());
+    let vram = driver.function().snapshot().vram;
+    assert_eq!(vram.folios, [(0, 22), (9, 2)]);
+    assert_eq!(vram.used_bytes, 4 * MIB + 22 * PAGE);
+    assert_eq!(vram.peak_bytes, 8 * MIB + 10 * PAGE);
+    assert_eq!(vram.inconsistent_notes, 1);
+}
+
+#[test]
+fn a_mark_storm_keeps_the_last_windows() {
+    let mut driver = mock(4 * MIB);
+    let marks: Vec<_> = (1..=5000).map(mark).collect();
+    assert_clean(&driver.run(&marks).unwrap());
+    let snapshot = driver.function().snapshot();
+    assert_eq!(snapshot.windows.len(), hmmgpu_telemetry::MAX_WINDOWS);
+    assert_eq!(
+        snapshot.windows_dropped,
+        5000 - snapshot.windows.len() as u64
+    );
+    assert_eq!(snapshot.windows.last().unwrap().mark, 5000);
+}
+
+#[test]
+fn a_snapshot_survives_json() {
+    let mut driver = mock(4 * MIB);
+    let data = driver.data();
+    let descs = [
+        mark(1),
+        copy(0, 1, Side::Vram(0), Side::System(data)),
+        span_begin(1, 1),
+        span_end(1, 0, 1, 0, 0),
+        fill(42, 1, Side::Vram(0), 0),
+    ];
+    driver.run(&descs).unwrap();
+    let snapshot = driver.function().snapshot();
+    let text = serde_json::to_string(&snapshot).unwrap();
+    let back: Snapshot = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, snapshot);
+    assert!(text.contains("\"sys_to_dev\"") && text.contains("\"hmmgpu.telemetry/1\""));
+}
