@@ -279,3 +279,74 @@ fn populate_ram(shared: &Shared, region: &Arc<MmapRegion>, mut job: RamJob) {
         shared.jobs().ram.push_front(job);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
+    use std::fs::File;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+    use vm_memory::FileOffset;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn populated(file: &File) -> u64 {
+        let blocks = fstat(file).unwrap().st_blocks;
+        u64::try_from(blocks).unwrap() * 512
+    }
+
+    fn until(done: impl Fn() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !done() {
+            assert!(Instant::now() < deadline, "not done in time");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn vram_is_populated_ahead_scrubbed_and_populated_again() {
+        let vram = Arc::new(Vram::new(1 << 30).unwrap());
+        let file = vram.region().file_offset().unwrap().arc().clone();
+        let (sender, receiver) = mpsc::channel();
+        let report = Box::new(move |generation, result: io::Result<()>| {
+            // The receiver goes first only when the test has failed already.
+            let _ = sender.send((generation, result.is_ok(), populated(&file)));
+        });
+        let background = Background::start(vram.clone(), report).unwrap();
+        let file = vram.region().file_offset().unwrap().arc().clone();
+        until(|| populated(&file) >= AHEAD);
+        background.vram_used(REFILL);
+        background.vram_used(REFILL + 4096);
+        until(|| populated(&file) >= AHEAD + REFILL);
+        background.scrub(7);
+        let (generation, well, left) = receiver.recv_timeout(LIMIT).unwrap();
+        assert_eq!((generation, well, left), (7, true, 0));
+        until(|| populated(&file) >= AHEAD);
+    }
+
+    #[test]
+    fn guest_ram_is_populated_until_it_is_unmapped() {
+        const SIZE: usize = 64 << 20;
+        let ram = || {
+            let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
+            ftruncate(&file, SIZE as u64).unwrap();
+            let backing = FileOffset::new(file.try_clone().unwrap(), 0);
+            (
+                file,
+                Arc::new(MmapRegion::from_file(backing, SIZE).unwrap()),
+            )
+        };
+        let vram = Arc::new(Vram::new(64 << 20).unwrap());
+        let background = Background::start(vram, Box::new(|_, _| {})).unwrap();
+        let (_gone_file, gone) = ram();
+        background.ram_mapped(&gone, true);
+        let weak = Arc::downgrade(&gone);
+        drop(gone);
+        let (file, region) = ram();
+        background.ram_mapped(&region, true);
+        until(|| populated(&file) == SIZE as u64);
+        // Jobs are done in order: the thread has let go of what was unmapped.
+        assert_eq!(weak.strong_count(), 0);
+    }
+}

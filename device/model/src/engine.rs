@@ -546,17 +546,20 @@ impl<'a> Run<'a> {
         let view = self.permit()?;
         view.check(address, FenceRecord::SIZE as u64, Access::Write)?;
         let bytes = record.to_le_bytes();
-        view.write(
-            address + size_of::<u64>() as u64,
-            &bytes[size_of::<u64>()..],
-        )?;
-        view.store(address, sequence.to_le(), Ordering::Release)?;
-        self.errors = FenceErrors::default();
+        let rest = address + size_of::<u64>() as u64;
+        view.write(rest, &bytes[size_of::<u64>()..])?;
+        let publish = || view.store(address, sequence.to_le(), Ordering::Release);
         if interrupt {
+            // Under the lock, so that a driver that sees the fence also finds the cause set, and
+            // the interrupt raised once it has accessed any register.
             let mut registers = self.shared.registers();
             let causes = registers.fence_interrupt(self.queue);
+            publish()?;
             self.shared.raise(&registers, causes);
+        } else {
+            publish()?;
         }
+        self.errors = FenceErrors::default();
         Ok(())
     }
 

@@ -24,12 +24,7 @@ fn pending(driver: &Mock) -> u64 {
 fn fence(driver: &mut Mock) {
     let sequence = driver.fence(true).unwrap();
     assert_clean(&driver.wait(sequence).unwrap());
-    // The cause is set after the record is written.
-    driver
-        .until("cause", |driver| {
-            driver.read(Reg::INT_CAUSE.0) & INT_QUEUE0 != 0
-        })
-        .unwrap();
+    assert_ne!(driver.read(Reg::INT_CAUSE.0) & INT_QUEUE0, 0);
 }
 
 #[test]
