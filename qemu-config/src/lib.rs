@@ -1,1 +1,19 @@
-//! Machine profiles, QEMU command line, launch and supervision; the hmmgpu command.
+//! Machine profiles, QEMU command line, launch and supervision; the `hmmgpu` command.
+//!
+//! A program that wants guests of its own starts with [`vm::Vm`]. The device server of each guest
+//! is a process of its own, which is the `hmmgpu` program or any other whose `main` begins with
+//! [`cli::serve_if_asked`].
+#![forbid(unsafe_code)]
+
+pub mod accel;
+pub mod bench;
+pub mod cli;
+mod commands;
+pub mod exit;
+pub mod interrupt;
+pub mod profile;
+pub mod progress;
+pub mod qemu;
+pub mod size;
+mod text;
+pub mod vm;

@@ -1,1 +1,6 @@
-fn main() {}
+//! The `hmmgpu` command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    hmmgpu::cli::main()
+}

@@ -1,0 +1,327 @@
+//! The result as a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use hmmgpu_guest_protocol::bench::{Direction, Trigger};
+
+use super::result::{BenchResult, Row, Stat};
+use crate::vm::Environment;
+
+/// One line on what a result was measured on.
+pub fn environment_line(environment: &Environment) -> String {
+    let known = |text: &str| {
+        if text.is_empty() {
+            "?".to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    format!(
+        "Linux {} on QEMU {}, {}, {} CPUs, hmmgpu {}; kernel command line: {}",
+        known(&environment.kernel),
+        known(&environment.qemu),
+        known(&environment.accel),
+        environment.cpus,
+        known(&environment.revision),
+        known(&environment.cmdline),
+    )
+}
+
+/// A rate with three digits or so.
+fn rate(bytes_per_s: f64) -> String {
+    if bytes_per_s >= 1e9 {
+        format!("{:.2} GB/s", bytes_per_s / 1e9)
+    } else {
+        format!("{:.0} MB/s", bytes_per_s / 1e6)
+    }
+}
+
+/// Smallest and largest, in the unit of the median before them.
+fn range(stat: Stat) -> String {
+    if stat.median >= 1e9 {
+        format!("{:.2}-{:.2}", stat.min / 1e9, stat.max / 1e9)
+    } else {
+        format!("{:.0}-{:.0}", stat.min / 1e6, stat.max / 1e6)
+    }
+}
+
+fn time(us: f64) -> String {
+    if us >= 10_000.0 {
+        format!("{:.1} ms", us / 1000.0)
+    } else {
+        format!("{us:.0} us")
+    }
+}
+
+fn orders(orders: &BTreeMap<u8, u64>) -> String {
+    let text: Vec<String> = orders
+        .iter()
+        .rev()
+        .map(|(order, folios)| format!("{order}:{folios}"))
+        .collect();
+    if text.is_empty() {
+        "-".into()
+    } else {
+        text.join(" ")
+    }
+}
+
+const HEADINGS: [&str; 12] = [
+    "order",
+    "way",
+    "by",
+    "device saw",
+    "MiB",
+    "migration",
+    "min-max",
+    "engine",
+    "copy",
+    "p50",
+    "p99",
+    "splits",
+];
+/// Columns of text, to the left; figures go to the right.
+const LEFT: [usize; 4] = [1, 2, 3, 12];
+
+fn cells(row: &Row) -> Vec<String> {
+    let way = match row.direction {
+        Direction::SysToDev => "to device",
+        Direction::DevToSys => "home",
+    };
+    let by = match row.trigger {
+        Trigger::Prefetch => "request",
+        Trigger::CpuFault => "CPU fault",
+    };
+    vec![
+        row.source_order.to_string(),
+        way.into(),
+        by.into(),
+        orders(&row.device_orders),
+        (row.bytes >> 20).to_string(),
+        rate(row.migration_bytes_per_s.median),
+        range(row.migration_bytes_per_s),
+        rate(row.engine_bytes_per_s.median),
+        format!("{:.0} %", row.copy_share * 100.0),
+        time(row.latency_us.p50),
+        time(row.latency_us.p99),
+        row.splits.to_string(),
+        if row.verified {
+            "verified".into()
+        } else {
+            "NOT VERIFIED".into()
+        },
+    ]
+}
+
+/// The whole of it: environment, table, summary, doubts.
+pub fn render(result: &BenchResult) -> String {
+    let mut text = environment_line(&result.environment);
+    text.push_str("\n\n");
+    if result.rows.is_empty() {
+        text.push_str("Nothing was measured.\n");
+    } else {
+        table(&result.rows, &mut text);
+        summary(&result.rows, &mut text);
+    }
+    if !result.warnings.is_empty() {
+        text.push('\n');
+        for warning in &result.warnings {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "warning: {warning}");
+        }
+    }
+    text
+}
+
+fn table(rows: &[Row], text: &mut String) {
+    let mut lines = vec![HEADINGS.map(str::to_owned).to_vec()];
+    lines[0].push("data".into());
+    lines.extend(rows.iter().map(cells));
+    let widths: Vec<usize> = (0..lines[0].len())
+        .map(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut order = None;
+    for (index, line) in lines.iter().enumerate() {
+        if index > 0 {
+            let this = rows[index - 1].source_order;
+            // A gap between the orders, not before the first.
+            if order.is_some_and(|order| order != this) && rows.len() > 3 {
+                text.push('\n');
+            }
+            order = Some(this);
+        }
+        let mut shown = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            let gap = if column == 0 { "" } else { "  " };
+            let _ = if LEFT.contains(&column) {
+                write!(shown, "{gap}{cell:<width$}")
+            } else {
+                write!(shown, "{gap}{cell:>width$}")
+            };
+        }
+        text.push_str(shown.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Median migration throughput of order 9 over that of order 0.
+pub fn order_ratio(rows: &[Row], direction: Direction, trigger: Trigger) -> Option<f64> {
+    let of = |order: u8| {
+        rows.iter()
+            .find(|row| {
+                (row.source_order, row.direction, row.trigger) == (order, direction, trigger)
+            })
+            .map(|row| row.migration_bytes_per_s.median)
+            .filter(|rate| *rate > 0.0)
+    };
+    Some(of(9)? / of(0)?)
+}
+
+fn summary(rows: &[Row], text: &mut String) {
+    text.push('\n');
+    let ratios: Vec<String> = [
+        ("to device", Direction::SysToDev, Trigger::Prefetch),
+        ("home by request", Direction::DevToSys, Trigger::Prefetch),
+        ("home by CPU fault", Direction::DevToSys, Trigger::CpuFault),
+    ]
+    .into_iter()
+    .filter_map(|(name, direction, trigger)| {
+        order_ratio(rows, direction, trigger).map(|ratio| format!("{ratio:.1} x {name}"))
+    })
+    .collect();
+    if !ratios.is_empty() {
+        let _ = writeln!(
+            text,
+            "Order 9 over order 0, migration throughput: {}",
+            ratios.join(", ")
+        );
+    }
+    let between = |row: &&Row| (2..=8).contains(&row.source_order);
+    if rows.iter().any(|row| between(&row)) {
+        let whole = rows.iter().filter(between).any(|row| {
+            row.direction == Direction::SysToDev
+                && row
+                    .device_orders
+                    .keys()
+                    .any(|order| *order == row.source_order)
+        });
+        text.push_str(if whole {
+            "Orders 2 to 8: this kernel moved some of these folios whole.\n"
+        } else {
+            "Orders 2 to 8: the kernel split every folio to order 0 before it moved; only orders 0 and 9 move whole.\n"
+        });
+    }
+    text.push_str(
+        "\"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.\n",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::result::{Percentiles, SCHEMA, Warning};
+
+    fn row(source_order: u8, device_order: u8, median: f64) -> Row {
+        Row {
+            source_order,
+            direction: Direction::SysToDev,
+            trigger: Trigger::Prefetch,
+            source_share: 1.0,
+            device_orders: BTreeMap::from([(device_order, 128)]),
+            bytes: 256 << 20,
+            repeats: 5,
+            migration_bytes_per_s: Stat {
+                median,
+                min: median / 2.0,
+                max: median * 2.0,
+            },
+            engine_bytes_per_s: Stat {
+                median: 8e9,
+                min: 8e9,
+                max: 8e9,
+            },
+            copy_share: 0.756,
+            latency_us: Percentiles {
+                p50: 12.4,
+                p99: 123_456.0,
+            },
+            splits: 3,
+            verified: true,
+        }
+    }
+
+    fn result(rows: Vec<Row>) -> BenchResult {
+        let environment = Environment {
+            kernel: "7.3.4".into(),
+            cmdline: "console=ttyS0 init_on_alloc=0".into(),
+            qemu: "11.1.3".into(),
+            accel: "tcg".into(),
+            cpus: 2,
+            revision: "v0.1.0".into(),
+        };
+        BenchResult {
+            schema: SCHEMA,
+            environment,
+            rows,
+            warnings: vec![],
+        }
+    }
+
+    #[test]
+    fn the_whole_table() {
+        let text = render(&result(vec![row(0, 0, 3e8), row(9, 9, 9e9)]));
+        let expected = "\
+Linux 7.3.4 on QEMU 11.1.3, tcg, 2 CPUs, hmmgpu v0.1.0; kernel command line: console=ttyS0 init_on_alloc=0
+
+order  way        by       device saw  MiB  migration     min-max     engine  copy    p50       p99  splits  data
+    0  to device  request  0:128       256   300 MB/s     150-600  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
+    9  to device  request  9:128       256  9.00 GB/s  4.50-18.00  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
+
+Order 9 over order 0, migration throughput: 30.0 x to device
+\"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn orders_between_get_a_hint() {
+        let text = render(&result(vec![row(4, 0, 3e8)]));
+        assert!(
+            text.contains("the kernel split every folio to order 0"),
+            "{text}"
+        );
+        let text = render(&result(vec![row(4, 4, 3e8)]));
+        assert!(text.contains("moved some of these folios whole"), "{text}");
+        assert!(!render(&result(vec![row(9, 9, 3e8)])).contains("Orders 2 to 8"));
+    }
+
+    #[test]
+    fn wrong_data_and_doubts_stand_out() {
+        let mut result = result(vec![Row {
+            verified: false,
+            ..row(9, 9, 3e8)
+        }]);
+        result.warnings.push(Warning::FewRepeats { repeats: 1 });
+        let text = render(&result);
+        assert!(text.contains("NOT VERIFIED"), "{text}");
+        assert!(text.contains("warning: 1 rounds are few"), "{text}");
+    }
+
+    #[test]
+    fn no_rows_are_no_table() {
+        assert!(render(&result(vec![])).contains("Nothing was measured."));
+    }
+
+    #[test]
+    fn mixed_device_orders_are_listed_large_first() {
+        assert_eq!(orders(&BTreeMap::from([(0, 512), (9, 127)])), "9:127 0:512");
+    }
+}

@@ -1,0 +1,55 @@
+//! `hmmgpu run`: a command in a guest.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use hmmgpu_guest_protocol::Event;
+
+use super::{
+    Error, console_sink, guest_files, stdout_sink, tell_kernel_warnings, tell_step, vm_options,
+};
+use crate::cli::RunArgs;
+use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::progress::Ui;
+use crate::vm::{Stdin, Vm, VmEvent, VmIo, job, sink};
+
+pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
+    let options = vm_options(&args.machine, "default", ui, interrupt)?;
+    let console = console_sink(&args.machine, ui)?;
+    // What is typed at a terminal is for the launcher (Ctrl-C), not for the guest.
+    let stdin = if io::stdin().is_terminal() {
+        Stdin::Empty
+    } else {
+        Stdin::File(
+            io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("cannot use standard input")?,
+        )
+    };
+    let vm = Vm::prepare(options)?;
+    let mut observer = |event: &VmEvent<'_>| {
+        tell_step(event, ui);
+        if let VmEvent::Guest(Event::Started) = event {
+            // From here on the terminal is the command's.
+            ui.clear();
+            ui.show_console(false);
+        }
+    };
+    let outcome = vm.run(
+        &job(&args.command, &args.machine.driver_params),
+        &guest_files(&args.files),
+        VmIo {
+            stdin,
+            stdout: Some(stdout_sink()),
+            stderr: Some(sink(io::stderr())),
+            terminal: None,
+            console: Some(console),
+            observer: Some(&mut observer),
+        },
+    )?;
+    tell_kernel_warnings(&outcome.kernel_warnings, ui);
+    Ok(exit::of_guest(outcome.status))
+}

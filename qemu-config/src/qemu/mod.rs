@@ -1,0 +1,4 @@
+//! QEMU: its command line as data, and its control socket.
+
+pub mod command_line;
+pub mod qmp;
