@@ -24,7 +24,7 @@
 
 #ifdef CONFIG_X86
 #include <asm/cpufeature.h>
-#if __has_include(<asm/cpuid/api.h>)
+#ifdef HMMGPU_HAVE_CPUID_API
 #include <asm/cpuid/api.h>
 #else
 #include <asm/processor.h>

@@ -87,13 +87,18 @@ static void hmmgpu_batch_stop(struct hmmgpu_batch *batch,
 static void hmmgpu_batch_note(struct hmmgpu_batch *batch, u64 vram,
 			      unsigned int order)
 {
-	struct hmmgpu_desc *last = &batch->notes[batch->nr_notes - 1];
+	struct hmmgpu_desc *last;
 
-	if (batch->nr_notes && last->order == order &&
-	    le64_to_cpu(last->dst) +
-	    ((u64)le32_to_cpu(last->count) << (PAGE_SHIFT + order)) == vram) {
-		le32_add_cpu(&last->count, 1);
-		return;
+	if (batch->nr_notes) {
+		u64 end;
+
+		last = &batch->notes[batch->nr_notes - 1];
+		end = le64_to_cpu(last->dst) +
+		      ((u64)le32_to_cpu(last->count) << (PAGE_SHIFT + order));
+		if (last->order == order && end == vram) {
+			le32_add_cpu(&last->count, 1);
+			return;
+		}
 	}
 	batch->notes[batch->nr_notes++] = (struct hmmgpu_desc) {
 		.opcode = HMMGPU_OP_NOTE,
@@ -108,11 +113,13 @@ static void hmmgpu_batch_note(struct hmmgpu_batch *batch, u64 vram,
 static bool hmmgpu_batch_extend(struct hmmgpu_batch *batch,
 				const struct hmmgpu_desc *desc)
 {
-	struct hmmgpu_desc *last = &batch->descs[batch->nr_descs - 1];
+	struct hmmgpu_desc *last;
 	u64 bytes;
 
-	if (!batch->nr_descs || desc->order || last->order ||
-	    last->opcode != desc->opcode)
+	if (!batch->nr_descs)
+		return false;
+	last = &batch->descs[batch->nr_descs - 1];
+	if (desc->order || last->order || last->opcode != desc->opcode)
 		return false;
 	bytes = (u64)le32_to_cpu(last->count) << PAGE_SHIFT;
 	if (le64_to_cpu(last->dst) + bytes != le64_to_cpu(desc->dst))

@@ -51,7 +51,7 @@
  */
 
 #define HMMGPU_LARGE_ORDER	9
-#define HMMGPU_LARGE_PAGES	(1U << HMMGPU_LARGE_ORDER)
+#define HMMGPU_LARGE_PAGES	512U
 /* Pages in one batch: two folios of 2 MiB. */
 #define HMMGPU_BATCH_PAGES	(2 * HMMGPU_LARGE_PAGES)
 /* Entries of the ring: room for several batches of scattered pages. */

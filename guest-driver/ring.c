@@ -8,7 +8,7 @@
 #include "hmmgpu_drv.h"
 
 /* Notes that one submission takes along at most. */
-#define HMMGPU_NOTES_PER_SUBMIT	256
+#define HMMGPU_NOTES_PER_SUBMIT	256U
 
 static u32 hmmgpu_ring_room(struct hmmgpu_ring *ring)
 {
@@ -31,12 +31,12 @@ static void hmmgpu_ring_put_notes(struct hmmgpu_device *hdev, u32 room)
 {
 	struct hmmgpu_ring *ring = &hdev->ring;
 	struct hmmgpu_desc notes[8];
-	unsigned int nr, left = min(room, (u32)HMMGPU_NOTES_PER_SUBMIT);
+	unsigned int left = min(room, HMMGPU_NOTES_PER_SUBMIT);
+	unsigned int nr;
 
 	do {
-		nr = hmmgpu_vram_take_notes(hdev, notes,
-					    min_t(u32, left,
-						  ARRAY_SIZE(notes)));
+		nr = min(left, (unsigned int)ARRAY_SIZE(notes));
+		nr = hmmgpu_vram_take_notes(hdev, notes, nr);
 		hmmgpu_ring_put(ring, notes, nr);
 		left -= nr;
 	} while (nr);
