@@ -31,6 +31,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Where QEMU sees the folder of the run, and the kernel.
 const INSIDE: &str = "/tmp/vm";
 const KERNEL_INSIDE: &str = "/tmp/vmlinuz";
+/// The device's socket in that folder. A server locks the folder of its socket, and the run holds
+/// the lock of its own.
+const DEVICE_SOCKET: &str = "device/socket";
 /// Lines of the console that are kept.
 const CONSOLE_LINES: usize = 60;
 /// Time for the device server to listen.
@@ -215,9 +218,13 @@ impl<'a> Attempt<'a> {
 
     fn start_server(&mut self, folder: &Path) -> Result<(), Stop> {
         let program = &self.vm.server_program;
+        if let Some(parent) = folder.join(DEVICE_SOCKET).parent() {
+            std::fs::create_dir(parent)
+                .map_err(host(format!("cannot make {}", parent.display())))?;
+        }
         let mut command = Command::new(program);
         command.arg("serve").arg("--supervised");
-        command.arg("--socket").arg(folder.join("gpu"));
+        command.arg("--socket").arg(folder.join(DEVICE_SOCKET));
         command
             .arg("--telemetry")
             .arg(folder.join("telemetry.json"));
@@ -294,7 +301,7 @@ impl<'a> Attempt<'a> {
                     .chain(&options.kernel_args)
                     .map(String::as_str),
             ),
-            device_socket: inside.join("gpu"),
+            device_socket: inside.join(DEVICE_SOCKET),
             devices: options.profile.devices.clone(),
             sockets: Sockets::in_folder(inside, job.interactive),
         };
