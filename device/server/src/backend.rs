@@ -43,14 +43,11 @@ impl<'d> ModelBackend<'d> {
         )
     }
 
-    /// The client has gone: when this returns, nothing of it can be reached any more. VRAM is
-    /// scrubbed before the device says that it is ready again.
+    /// The client has gone: when this returns, nothing of it can be reached any more, neither its
+    /// memory nor its events. VRAM is scrubbed before the device says that it is ready again.
     pub fn disconnect(self) {
+        // This drops the DMA map and the model's ends of the interrupts as well.
         self.device.reset(ResetCause::Disconnect);
-        for vector in 0..MSIX_VECTORS {
-            self.device.set_interrupt(vector, None);
-        }
-        self.device.dma_unmap_all();
     }
 
     /// Connects a vector, or disconnects it.

@@ -223,3 +223,42 @@ fn lock_directory(path: &Path) -> Result<File, SocketError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    #[test]
+    fn of_many_that_find_a_dead_socket_at_once_one_wins() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("s");
+        for _ in 0..200 {
+            drop(UnixListener::bind(&path).expect("bind"));
+            let start = Arc::new(Barrier::new(4));
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let (path, start) = (path.clone(), Arc::clone(&start));
+                    std::thread::spawn(move || {
+                        start.wait();
+                        BoundSocket::bind(&path)
+                    })
+                })
+                .collect();
+            // All are kept until the last has tried.
+            let results: Vec<_> = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect();
+            let won = results.iter().filter(|result| result.is_ok()).count();
+            assert_eq!(won, 1, "{results:?}");
+            let in_use = results
+                .iter()
+                .filter(|result| matches!(result, Err(SocketError::InUse { .. })))
+                .count();
+            assert_eq!(in_use, 3, "{results:?}");
+        }
+        assert!(!path.exists());
+    }
+}
