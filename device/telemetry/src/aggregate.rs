@@ -330,3 +330,127 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transfer(kind: TransferKind, folios: u32, status: Status) -> Record {
+        Record::Transfer {
+            kind,
+            order: 9,
+            direction: Direction::SysToDev,
+            trigger: Trigger::Evict,
+            folios,
+            engine_ns: 1000,
+            status,
+        }
+    }
+
+    /// Records of every kind, between two marks.
+    fn records() -> Vec<Record> {
+        let (id, pages, order) = (7, 512, 9);
+        let alloc = Record::Note {
+            kind: NoteKind::Alloc,
+            address: 0,
+            order,
+            count: 2,
+        };
+        let split = Record::Note {
+            kind: NoteKind::Split(0),
+            address: 0,
+            order,
+            count: 1,
+        };
+        vec![
+            Record::Mark {
+                cookie: 5,
+                time_ns: 100,
+            },
+            transfer(TransferKind::Copy, 3, Status::STATUS_OK),
+            transfer(TransferKind::Fill, 1, Status::STATUS_OK),
+            transfer(TransferKind::Copy, 1, Status::STATUS_OVERLAP),
+            Record::Error { status: Status(99) },
+            Record::SpanBegin {
+                id,
+                pages,
+                time_ns: 200,
+            },
+            alloc,
+            split,
+            Record::SpanEnd {
+                id,
+                order,
+                direction: Direction::DevToSys,
+                trigger: Trigger::CpuFault,
+                pages,
+                time_ns: 500,
+            },
+            Record::Fence,
+            Record::Mark {
+                cookie: 6,
+                time_ns: 600,
+            },
+        ]
+    }
+
+    #[test]
+    fn totals_and_windows_agree() {
+        let telemetry = Telemetry::new(64 << 20);
+        telemetry.record(0, 11, &records());
+        let snapshot = telemetry.snapshot(1000, 3);
+        assert_eq!(snapshot.windows.len(), 2);
+        let window = &snapshot.windows[0];
+        assert_eq!(
+            (window.mark, window.begin_ns, window.end_ns),
+            (5, 100, Some(600))
+        );
+        assert_eq!(window.transfers, snapshot.transfers);
+        assert_eq!(window.spans, snapshot.spans);
+        assert_eq!(window.splits, snapshot.events.splits);
+        let row = &snapshot.transfers[0];
+        assert_eq!((row.folios, row.filled_folios, row.errors), (3, 1, 1));
+        assert_eq!(
+            (row.bytes, row.filled_bytes, row.engine_ns),
+            (6 << 20, 2 << 20, 3000)
+        );
+        assert_eq!(snapshot.spans[0].busy_ns, 300);
+        assert_eq!(snapshot.vram.folios, [(0, 512), (9, 1)]);
+        let errors = [
+            ("STATUS_OVERLAP".to_owned(), 1),
+            ("Status(0x63)".to_owned(), 1),
+        ];
+        assert_eq!(snapshot.events.descriptor_errors, errors);
+        assert_eq!(
+            (snapshot.events.descriptors, snapshot.events.dma_maps),
+            (11, 3)
+        );
+    }
+
+    #[test]
+    fn a_batch_of_before_a_reset_changes_no_state_any_more() {
+        let telemetry = Telemetry::new(64 << 20);
+        telemetry.reset(ResetKind::Flr, 1);
+        telemetry.record(0, 11, &records());
+        let snapshot = telemetry.snapshot(0, 0);
+        assert_eq!(snapshot.generation, 1);
+        assert_eq!(snapshot.transfers[0].folios, 3);
+        assert!(snapshot.windows.is_empty() && snapshot.spans.is_empty());
+        assert_eq!(snapshot.vram.used_bytes, 0);
+        assert_eq!(snapshot.events.lost_spans, 1);
+        assert_eq!(snapshot.events.resets, [("flr".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn json_holds_all_of_a_snapshot() {
+        let telemetry = Telemetry::new(64 << 20);
+        telemetry.record(0, 11, &records());
+        telemetry.reset(ResetKind::Disconnect, 1);
+        telemetry.counters.unknown_register(0x123);
+        let snapshot = telemetry.snapshot(1000, 3);
+        let text = serde_json::to_string(&snapshot).expect("a snapshot is plain data");
+        let back: Snapshot = serde_json::from_str(&text).expect("what was written");
+        assert_eq!(back, snapshot);
+        assert!(text.contains("\"dev_to_sys\"") && text.contains("\"cpu_fault\""));
+    }
+}
