@@ -548,6 +548,11 @@ impl<'a> Run<'a> {
         let bytes = record.to_le_bytes();
         let rest = address + size_of::<u64>() as u64;
         view.write(rest, &bytes[size_of::<u64>()..])?;
+        // The fence's own slot was fetched, so it is done with: a driver that sees the fence finds
+        // the room that it and what came before it took.
+        let consumer = self.consumer.wrapping_add(1);
+        self.store(&view, CONSUMER, consumer)?;
+        self.published = consumer;
         let publish = || view.store(address, sequence.to_le(), Ordering::Release);
         if interrupt {
             // Under the lock, so that a driver that sees the fence also finds the cause set, and
