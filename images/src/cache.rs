@@ -18,6 +18,8 @@ use crate::context::Context;
 const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How often a wait for another run looks whether the user has had enough.
 const POLL: Duration = Duration::from_millis(100);
+/// So often is a folder removed that fills again.
+const REMOVE_TRIES: u32 = 20;
 
 /// Where artefacts are.
 #[derive(Clone, Debug)]
@@ -193,12 +195,18 @@ pub(crate) fn remove(path: &Path) -> Result<(), ImageError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(ImageError::io("remove", path)(e)),
     };
-    let removed = if meta.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    removed.map_err(ImageError::io("remove", path))
+    if !meta.is_dir() {
+        return fs::remove_file(path).map_err(ImageError::io("remove", path));
+    }
+    // Programs that were just killed may still be writing for a moment.
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => std::thread::sleep(POLL),
+            Err(_) if !path.exists() => return Ok(()),
+            removed => return removed.map_err(ImageError::io("remove", path)),
+        }
+    }
+    fs::remove_dir_all(path).map_err(ImageError::io("remove", path))
 }
 
 /// On disk before it gets its name: a machine that goes down must not leave a name with nothing

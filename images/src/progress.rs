@@ -141,6 +141,14 @@ impl TerminalProgress {
     }
 }
 
+fn bar(step: &str) -> ProgressBar {
+    let bar = ProgressBar::new(100);
+    bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed}"));
+    bar.set_prefix(step.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants; the default style is plain but right.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -148,10 +156,7 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Progress for TerminalProgress {
     fn begin(&self, step: &str) {
-        let bar = ProgressBar::new(100);
-        bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed}"));
-        bar.set_prefix(step.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
+        let bar = bar(step);
         let mut steps = self.steps();
         if let Some((_, _, outer)) = steps.last() {
             outer.finish_and_clear();
@@ -181,6 +186,10 @@ impl Progress for TerminalProgress {
             return;
         };
         bar.finish_and_clear();
+        // The step around it goes on.
+        if let Some((outer, _, cleared)) = steps.last_mut() {
+            *cleared = self::bar(outer);
+        }
         if ok {
             let _ = writeln!(
                 std::io::stderr(),

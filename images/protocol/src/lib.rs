@@ -21,6 +21,8 @@ pub const PORT_STDOUT: &str = "org.hmmgpu.stdout";
 /// Port of the command's standard error, guest to host.
 pub const PORT_STDERR: &str = "org.hmmgpu.stderr";
 /// Port of the command's standard input, host to guest; a host that disconnects is end of file.
+/// The host's end should shut down its sending side only (QEMU drops what the guest has not read
+/// yet when a socket is closed as a whole), and be connected before the guest starts.
 pub const PORT_STDIN: &str = "org.hmmgpu.stdin";
 
 /// What the guest is to do.
