@@ -370,7 +370,16 @@ mod tests {
 
     #[test]
     fn what_follows_two_dashes_is_the_command() {
-        let cli = parse(&["run", "--file", "a:/b", "--", "ls", "-l", "--", "--json"]);
+        let cli = parse(&[
+            "run",
+            "--file",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml:/b"),
+            "--",
+            "ls",
+            "-l",
+            "--",
+            "--json",
+        ]);
         let Command::Run(run) = cli.expect("parses").command else {
             panic!("run")
         };

@@ -147,9 +147,7 @@ impl Profile {
         if let Err(message) = check_vram(self.vram) {
             return Some(("vram", message));
         }
-        if let Some(cpus) = self.cpus
-            && let Err(message) = check_cpus(cpus)
-        {
+        if let Some(Err(message)) = self.cpus.map(check_cpus) {
             return Some(("cpus", message));
         }
         for argument in &self.kernel_args {
@@ -188,7 +186,7 @@ pub fn check_memory(memory: Size) -> Result<(), String> {
             "{memory} is too little for a guest; at least {MIN_MEMORY}"
         ));
     }
-    if !memory.0.is_multiple_of(2 * MIB) {
+    if memory.0 % (2 * MIB) != 0 {
         return Err(format!("{memory} is not a multiple of 2M"));
     }
     Ok(())
@@ -200,7 +198,7 @@ pub fn check_vram(vram: Size) -> Result<(), String> {
     if vram < least || vram > most {
         return Err(format!("{vram} is not possible; VRAM is {least} to {most}"));
     }
-    if !vram.0.is_multiple_of(2 * MIB) {
+    if vram.0 % (2 * MIB) != 0 {
         return Err(format!("{vram} is not a multiple of 2M"));
     }
     Ok(())

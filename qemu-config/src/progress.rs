@@ -137,10 +137,10 @@ impl Ui {
             Kind::Terminal => {
                 if let Some(bar) = &state.bar {
                     let template = "{spinner} {bar:24} {pos}/{len} {msg}";
-                    if bar.length() != Some(total.into())
-                        && let Ok(style) = ProgressStyle::with_template(template)
-                    {
-                        bar.set_style(style);
+                    if bar.length() != Some(total.into()) {
+                        if let Ok(style) = ProgressStyle::with_template(template) {
+                            bar.set_style(style);
+                        }
                         bar.set_length(total.into());
                     }
                     bar.set_position(done.into());

@@ -54,7 +54,7 @@ impl FromStr for Orders {
 
 /// A size is a whole number of 2 MiB, and at least one.
 pub fn check_two_mib(size: Size) -> Result<(), String> {
-    if size.0 == 0 || !size.0.is_multiple_of(2 * MIB) {
+    if size.0 == 0 || size.0 % (2 * MIB) != 0 {
         return Err(format!("{size} is not a multiple of 2M"));
     }
     Ok(())
@@ -76,7 +76,7 @@ pub fn plan(
     }
     let needed = size.0.saturating_add(GUEST_RESERVE);
     if needed > memory.0 {
-        let needed = Size(needed.next_multiple_of(2 * MIB));
+        let needed = Size(needed.div_ceil(2 * MIB).saturating_mul(2 * MIB));
         return Err(format!(
             "--size {size} does not fit into guest memory of {memory}; give --memory {needed}"
         ));
@@ -144,6 +144,6 @@ mod tests {
                 .expect_err("memory")
                 .contains("--memory 1536M")
         );
-        assert!(make(u64::MAX & !(2 * MIB - 1), u64::MAX, GIB).is_err());
+        assert!(make(!(2 * MIB - 1), u64::MAX, GIB).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Trigger};
-use hmmgpu_telemetry::snapshot::{self, Snapshot, Window};
+use hmmgpu_telemetry::snapshot::{self, Latency, Snapshot, Window};
 
 use super::result::{Percentiles, Row, RowKey, Stat, Warning};
 
@@ -113,7 +113,7 @@ fn row(
     let mut migration = Vec::new();
     let mut engine = Vec::new();
     let mut shares = Vec::new();
-    let mut times: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut times = Times::default();
     let (mut asked, mut guest, mut spans, mut copied) = (0u64, 0u64, 0u64, 0u64);
     for phase in phases.iter().filter(|phase| !phase.warm_up) {
         let Some(window) = windows.get(&phase.mark) else {
@@ -151,7 +151,7 @@ fn row(
     row.migration_bytes_per_s = Stat::of(&migration);
     row.engine_bytes_per_s = Stat::of(&engine);
     row.copy_share = Stat::of(&shares).median;
-    row.latency_us = percentiles(&times);
+    row.latency_us = times.percentiles();
     if row.repeats == 0 {
         row.verified = false;
     }
@@ -193,7 +193,7 @@ fn measure(
     key: RowKey,
     window: &Window,
     device_orders: &mut BTreeMap<u8, u64>,
-    times: &mut BTreeMap<u64, u64>,
+    times: &mut Times,
 ) -> Measured {
     let direction = match key.direction {
         Direction::SysToDev => snapshot::Direction::SysToDev,
@@ -228,9 +228,7 @@ fn measure(
     for spans in ours {
         sum.span_bytes += spans.pages_moved.saturating_mul(PAGE);
         sum.busy_ns += spans.busy_ns;
-        for (bound, samples) in &spans.latency.buckets {
-            *times.entry(*bound).or_default() += samples;
-        }
+        times.add(&spans.latency);
     }
     sum
 }
@@ -249,22 +247,54 @@ fn per_second(bytes: u64, ns: u64) -> f64 {
     ratio(bytes, ns) * 1e9
 }
 
-/// From a histogram of nanoseconds: `upper bound -> samples`.
-fn percentiles(times: &BTreeMap<u64, u64>) -> Percentiles {
-    let count: u64 = times.values().sum();
-    let at = |percent: u64| {
-        // The smallest bound below which that share of the samples is.
-        let wanted = (u128::from(count) * u128::from(percent)).div_ceil(100);
-        let mut seen = 0u128;
-        let bound = times.iter().find_map(|(bound, samples)| {
-            seen += u128::from(*samples);
-            (seen >= wanted && seen > 0).then_some(*bound)
-        });
-        ratio(bound.unwrap_or(0), 1000)
-    };
-    Percentiles {
-        p50: at(50),
-        p99: at(99),
+/// Times of several distributions, put together.
+#[derive(Default)]
+struct Times {
+    /// Upper bound of a bucket in nanoseconds, and samples in it.
+    buckets: BTreeMap<u64, u64>,
+    /// Smallest and largest time.
+    range: Option<(u64, u64)>,
+}
+
+impl Times {
+    fn add(&mut self, latency: &Latency) {
+        if latency.count == 0 {
+            return;
+        }
+        for (bound, samples) in &latency.buckets {
+            *self.buckets.entry(*bound).or_default() += samples;
+        }
+        let (min, max) = self.range.unwrap_or((u64::MAX, 0));
+        self.range = Some((min.min(latency.min_ns), max.max(latency.max_ns)));
+    }
+
+    fn percentiles(&self) -> Percentiles {
+        Percentiles {
+            p50: self.percentile(50),
+            p99: self.percentile(99),
+        }
+    }
+
+    /// In microseconds. Within a bucket, times are taken to be spread evenly.
+    fn percentile(&self, percent: u64) -> f64 {
+        let Some((min, max)) = self.range else {
+            return 0.0;
+        };
+        let count: u64 = self.buckets.values().sum();
+        let wanted = count.saturating_mul(percent).div_ceil(100).max(1);
+        let (mut seen, mut below) = (0, 0);
+        for (&bound, &samples) in &self.buckets {
+            if seen + samples >= wanted {
+                // Empty buckets are left out, and none is wider than from half its upper bound.
+                let low = below.max(bound / 2);
+                let inside = ratio(wanted - seen, samples) * ratio(bound - low, 1);
+                let ns = ratio(low, 1) + inside;
+                return ns.clamp(ratio(min, 1), ratio(max.max(min), 1)) / 1000.0;
+            }
+            seen += samples;
+            below = bound;
+        }
+        ratio(max, 1000)
     }
 }
 
@@ -299,7 +329,7 @@ fn device_errors(snapshot: &Snapshot) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Latency, Spans, Transfers};
+    use snapshot::{Spans, Transfers};
 
     const MIB: u64 = 1 << 20;
     const MS: u64 = 1_000_000;
@@ -333,6 +363,9 @@ mod tests {
             pages_moved,
             busy_ns,
             latency: Latency {
+                count: buckets.iter().map(|(_, samples)| samples).sum(),
+                min_ns: 500,
+                max_ns: 4500,
                 buckets: buckets.to_vec(),
                 ..Latency::default()
             },
@@ -427,13 +460,32 @@ mod tests {
         close(row.engine_bytes_per_s.min, rate(2.0));
         close(row.engine_bytes_per_s.median, rate(1.0));
         close(row.copy_share, 0.5);
-        assert_eq!(row.latency_us, Percentiles { p50: 1.0, p99: 5.0 });
+        // Three windows: 294 times in (500, 1000] ns and 6 in (2500, 5000] ns.
+        close(row.latency_us.p50, (500.0 + 500.0 * 150.0 / 294.0) / 1000.0);
+        close(row.latency_us.p99, (2500.0 + 2500.0 * 3.0 / 6.0) / 1000.0);
         assert_eq!(
             row.splits,
             7 + 3,
             "of the source and of the device, without the warm-up"
         );
         assert!(row.verified);
+    }
+
+    #[test]
+    fn percentiles_stay_between_smallest_and_largest() {
+        let mut times = Times::default();
+        assert_eq!(times.percentiles(), Percentiles::default());
+        let one = Latency {
+            count: 1,
+            min_ns: 700,
+            max_ns: 700,
+            ..Latency::default()
+        };
+        times.add(&Latency {
+            buckets: vec![(1024, 1)],
+            ..one
+        });
+        assert_eq!(times.percentiles(), Percentiles { p50: 0.7, p99: 0.7 });
     }
 
     #[test]

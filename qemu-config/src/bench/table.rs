@@ -98,7 +98,7 @@ fn cells(row: &Row) -> Vec<String> {
         way.into(),
         by.into(),
         orders(&row.device_orders),
-        (row.bytes >> 20).to_string(),
+        ((row.bytes + (1 << 19)) >> 20).to_string(),
         rate(row.migration_bytes_per_s.median),
         range(row.migration_bytes_per_s),
         rate(row.engine_bytes_per_s.median),

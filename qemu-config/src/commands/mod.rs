@@ -206,9 +206,8 @@ fn console_sink(args: &MachineArgs, ui: &Ui) -> Result<crate::vm::LineSink, Erro
     };
     let ui = ui.clone();
     Ok(Arc::new(std::sync::Mutex::new(move |line: &str| {
-        if let Some(open) = &mut file
-            && let Err(error) = writeln!(open, "{line}")
-        {
+        let written = file.as_mut().map(|file| writeln!(file, "{line}"));
+        if let Some(Err(error)) = written {
             tracing::warn!("the console log is not written any more: {error}");
             file = None;
         }

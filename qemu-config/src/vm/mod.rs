@@ -476,7 +476,8 @@ impl Vm {
 
     /// Runs a command without input and collects its output.
     pub fn capture(&self, job: &Job, files: &[(PathBuf, String)]) -> Result<Captured, VmError> {
-        let (stdout, stderr): (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Vec<u8>>>) = Default::default();
+        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let stderr = Arc::new(Mutex::new(Vec::new()));
         let io = VmIo {
             stdout: Some(stdout.clone()),
             stderr: Some(stderr.clone()),

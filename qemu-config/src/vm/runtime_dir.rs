@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -52,6 +52,7 @@ impl RuntimeDir {
             let folder = tempfile::Builder::new()
                 .prefix(PREFIX)
                 .rand_bytes(8)
+                .permissions(PermissionsExt::from_mode(0o700))
                 .tempdir_in(base)?;
             let lock = open_folder(folder.path())?;
             rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
@@ -114,7 +115,6 @@ pub fn sweep(base: &Path) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn it_is_private_short_and_goes_away() {
