@@ -71,9 +71,9 @@ pub enum ImageError {
         tail: Vec<String>,
     },
     /// The user stopped it.
-    #[error("interrupted while making the {what}; nothing half-made is left")]
+    #[error("interrupted ({what}); nothing half-made is left")]
     Interrupted {
-        /// What was being made.
+        /// What was going on.
         what: String,
     },
     /// The root has no kernel that boots.

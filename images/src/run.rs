@@ -76,7 +76,10 @@ pub(crate) fn run(
     let status = loop {
         match lines.recv_timeout(POLL) {
             Ok(line) => {
-                writeln!(output, "{line}").map_err(ImageError::io("write", log))?;
+                if let Err(error) = writeln!(output, "{line}") {
+                    stop(&mut child);
+                    return Err(ImageError::io("write", log)(error));
+                }
                 follow(&line);
                 if tail.len() == TAIL {
                     tail.pop_front();
@@ -201,6 +204,9 @@ fn hint(log: &str) -> Option<String> {
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -252,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let context = Context::silent();
         let cancel = context.cancel.clone();
-        let mut pid = None;
+        let mut descendant = None;
         let error = run(
             &context,
             "thing",
@@ -260,15 +266,40 @@ mod tests {
             &mut shell("sleep 600 & echo $!; wait"),
             &folder.path().join("log"),
             |line| {
-                pid = line.parse::<u32>().ok();
+                let pid = line.parse().ok().and_then(Pid::from_raw).unwrap();
+                descendant = Some(pidfd_open(pid, PidfdFlags::empty()).unwrap());
                 cancel.store(true, Ordering::SeqCst);
             },
         )
         .unwrap_err();
         assert!(matches!(error, ImageError::Interrupted { .. }), "{error}");
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.unwrap()));
-        // Gone, or dead and not yet reaped by whoever inherited it.
-        assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+        // Readable once the process has ended.
+        let descendant = descendant.unwrap();
+        let mut fds = [PollFd::new(&descendant, PollFlags::IN)];
+        let bound = Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut fds, Some(&bound)).unwrap(), 1, "it still runs");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_ends_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("pid");
+        // More output than any buffer on the way holds; every write to /dev/full fails.
+        let script = format!("echo $$ > {}; exec yes", mark.display());
+        let error = run(
+            &Context::silent(),
+            "thing",
+            &mut shell(&script),
+            Path::new("/dev/full"),
+            |_| {},
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("HMMGPU_CACHE"), "{error}");
+        let pid = std::fs::read_to_string(mark).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists());
     }
 
     #[test]

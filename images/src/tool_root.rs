@@ -99,6 +99,8 @@ pub(crate) fn get(
         sandbox::probe()?;
         make(context, cache, &key, mirror, partial)
     })?;
+    // Also needed to use a root that is there.
+    host_tools::ensure(context, cache, &[BWRAP])?;
     let mut identity = Key::new("packages", VERSION);
     identity.file("manifest", &path.join(MANIFEST))?;
     Ok(ToolRoot {
