@@ -26,7 +26,7 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     times: u32,
     /// The driver's module file.
-    #[arg(long, default_value = "/lib/modules/hmmgpu.ko")]
+    #[arg(long, default_value = "/hmmgpu/hmmgpu.ko")]
     module: PathBuf,
     /// Parameters of the driver.
     #[arg(long, default_value = "")]

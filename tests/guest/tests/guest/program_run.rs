@@ -72,14 +72,14 @@ fn passes_through(program: &Program) -> Result<()> {
         "{}:/data/in.bin",
         data.to_str().context("the path is no text")?
     );
-    let line = "greet guest; status=$?; cksum </data/in.bin; exit $status";
+    let line = "greet guest; status=$?; md5sum </data/in.bin; exit $status";
     let arguments = arguments(&["--file", &script, "--file", &data], &["sh", "-c", line]);
     let finished = program.run(&arguments, b"from the host\n", runtime.path(), BOOT)?;
     finished.expect_code(7)?;
-    let expected = std::process::Command::new("cksum")
+    let expected = std::process::Command::new("md5sum")
         .stdin(std::fs::File::open(folder.path().join("data"))?)
         .output()
-        .context("cannot run cksum")?;
+        .context("cannot run md5sum")?;
     let checksum = String::from_utf8_lossy(&expected.stdout).into_owned();
     let checksum: Vec<&str> = checksum.split_whitespace().collect();
     let lines: Vec<&str> = finished.stdout.lines().collect();

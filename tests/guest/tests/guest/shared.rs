@@ -131,7 +131,7 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         |session| mix(session, "mix"),
     );
     add(
-        "mix::with_three_times_the_memory_of_vram".into(),
+        "mix::three_processes_with_another_seed".into(),
         &plain,
         |session| mix(session, "mix2"),
     );

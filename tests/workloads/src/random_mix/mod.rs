@@ -38,7 +38,7 @@ struct Args {
     /// Seed of the sequence.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Memory of all processes together (such as 256M) [default: twice VRAM, or half of what
+    /// Memory of all processes together (such as 256M) [default: four times VRAM, or half of what
     /// the guest has free if that is less].
     #[arg(long, value_parser = size::parse)]
     memory: Option<usize>,
@@ -236,8 +236,9 @@ fn finish(child: Child, reader: &mut File) -> Result<std::result::Result<Counts,
 }
 
 fn default_memory(vram_bytes: u64) -> Result<usize> {
-    let wanted = usize::try_from(vram_bytes.max(64 << 20)).unwrap_or(usize::MAX) / 2;
-    Ok(wanted.saturating_mul(4).min(available_memory()? / 2))
+    // Much of it is at home at any time: touches see to that.
+    let vram = usize::try_from(vram_bytes.max(64 << 20)).unwrap_or(usize::MAX);
+    Ok(vram.saturating_mul(4).min(available_memory()? / 2))
 }
 
 /// MemAvailable in bytes.
