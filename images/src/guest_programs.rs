@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::cache::{Artefact, Cache};
 use crate::context::Context;
 use crate::keys::Key;
-use crate::{ImageError, host_tools, run};
+use crate::{ImageError, host_tools, run, sandbox};
 
 /// Counts changes in how the programs are built.
 const VERSION: u32 = 1;
@@ -187,7 +187,7 @@ fn make(
     // One at a time: the next one to build replaces what this one has not copied yet.
     let _lock = cache.lock(context, "guest-build", "programs for the guest")?;
 
-    let mut command = Command::new(cargo);
+    let mut command = sandbox::contained(cargo);
     for name in disturbing(std::env::vars_os().map(|(name, _)| name)) {
         command.env_remove(name);
     }

@@ -101,6 +101,15 @@ pub(crate) fn on_host(program: &str, binds: &[Bind]) -> Command {
     command
 }
 
+/// A command that runs a program of the host without any limits, only that it and all that it
+/// starts die with the thread that started it.
+pub(crate) fn contained(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("bwrap");
+    command.args(["--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/"]);
+    command.args(["--proc", "/proc", "--"]).arg(program);
+    command
+}
+
 fn add_binds(command: &mut Command, binds: &[Bind]) {
     for bind in binds {
         command.arg(if bind.writable { "--bind" } else { "--ro-bind" });
