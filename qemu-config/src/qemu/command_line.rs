@@ -163,7 +163,7 @@ impl Machine {
                 &format!("socket,id={id},path={}", escaped(path)),
             ]);
         }
-        add(&["-mon", "chardev=qmp,mode=control"]);
+        add(&["-qmp", "chardev:qmp"]);
         add(&["-serial", "chardev:console"]);
         add(&["-device", "virtio-serial-pci,id=ports"]);
         if self.sockets.terminal.is_some() {
@@ -281,8 +281,8 @@ mod tests {
             "socket,id=stderr,path=/vm/stderr",
             "-chardev",
             "socket,id=stdin,path=/vm/stdin",
-            "-mon",
-            "chardev=qmp,mode=control",
+            "-qmp",
+            "chardev:qmp",
             "-serial",
             "chardev:console",
             "-device",

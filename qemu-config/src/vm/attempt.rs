@@ -648,7 +648,13 @@ impl<'a> Attempt<'a> {
         if let Some(qemu) = &mut self.qemu {
             qemu.finish();
         }
-        let said = self.qemu.as_ref().and_then(|qemu| qemu.messages().pop());
+        let said = self
+            .qemu
+            .as_ref()
+            .map(Process::messages)
+            .unwrap_or_default()
+            .into_iter()
+            .rfind(|line| !line.contains("warning:"));
         let panic = self.console.lines().into_iter().find_map(|line| {
             line.find("Kernel panic")
                 .map(|start| line[start..].to_owned())
