@@ -157,7 +157,11 @@ static void hmmgpu_batch_stop_at_hole(struct hmmgpu_batch *batch)
  * @flags: MIGRATE_VMA_SELECT flags
  * @fault_page: page of the CPU fault, or NULL
  *
- * Folios are only tried to be locked: several batches may be in flight.
+ * Folios are only tried to be locked: several batches may be in flight. Only
+ * folios of order 0, and of 2 MiB that are mapped and selected as a whole, stay
+ * as they are. The core splits all others, and if it cannot (one pinned page is
+ * enough), leaves the rest of the 2 MiB out: those entries are empty and count
+ * as skipped.
  *
  * Context: mmap_lock is held for reading.
  * Return: 0, or -EINVAL if the core does not migrate such a VMA.

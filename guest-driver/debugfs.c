@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Counters in /sys/kernel/debug/hmmgpu/hmmgpuN/.
+ * Counters in /sys/kernel/debug/hmmgpu/hmmgpuN/. The kernel's own do not tell:
+ * smaps shows memory on the device as huge pages in RAM, no migration is counted
+ * as one, and a filled hole counts as a fault that allocated a huge page.
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>

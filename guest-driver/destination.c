@@ -156,12 +156,13 @@ static unsigned long hmmgpu_dst_entry(struct page *page, unsigned int order,
 }
 
 /*
- * A hole is filled by the device, nothing is copied for it. A large hole gets a
- * large destination or none: of single destinations the core needs all 512, and
- * dereferences NULL at a gap. Where a large destination cannot be had, holes and
- * folios alike are collected once more as single pages. For a folio that has the
- * core split it while all who map it are known; the split that the core does
- * after collecting looks at one mm only.
+ * A hole is filled by the device, nothing is copied for it; the zero pages, small
+ * and huge, look like holes. A large hole gets a large destination or none: of
+ * single destinations the core needs all 512, and dereferences NULL at a gap.
+ * Where a large destination cannot be had, holes and folios alike are collected
+ * once more as single pages. For a folio that has the core split it while all
+ * who map it are known; the split that the core does after collecting looks at
+ * one mm only.
  */
 static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 			      struct hmmgpu_unit *unit)
@@ -176,7 +177,7 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 		batch->present += 1UL << unit->order;
 		return;
 	}
-	/* Shared by content with unrelated mms: would have to come home soon. */
+	/* Pages merged by KSM belong to unrelated mms: let them be. */
 	if (!unit->migrate ||
 	    (unit->page && folio_test_ksm(page_folio(unit->page))))
 		return;

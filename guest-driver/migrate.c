@@ -106,7 +106,12 @@ static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
 {
 	unsigned long flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
 
-	/* What is on the device is selected too, in order to count it. */
+	/*
+	 * What is on the device is selected too, in order to count it. A large
+	 * folio there of which only pages are mapped, after a partial munmap or
+	 * mprotect, is split by that, and its unmapped pages become free: the
+	 * core has no deferred split for device memory.
+	 */
 	if (req->direction == HMMGPU_DIR_SYS_TO_DEV)
 		flags |= MIGRATE_VMA_SELECT_SYSTEM;
 	if (hmmgpu_has_large(req->hdev) && req->addr >= req->small_end)
