@@ -34,7 +34,9 @@ pub(super) fn shell(args: &ShellArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     let mut job = job(["sh", "-l"], &args.machine.driver_params);
     job.interactive = true;
     if let Ok(size) = tcgetwinsize(&terminal) {
-        job.terminal = Some((size.ws_row, size.ws_col));
+        // A terminal that does not know its size says zero.
+        job.terminal =
+            Some((size.ws_row, size.ws_col)).filter(|(rows, columns)| *rows > 0 && *columns > 0);
     }
     job.env.push((
         "TERM".into(),
