@@ -65,7 +65,7 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 		flags |= MIGRATE_VMA_SELECT_COMPOUND;
 
 	mmap_read_lock(mm);
-	while ((vma = find_vma(mm, addr))) {
+	while (!(found && ev->hdev->lost) && (vma = find_vma(mm, addr))) {
 		unsigned long end;
 
 		addr = max(addr, vma->vm_start);

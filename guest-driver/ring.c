@@ -9,6 +9,8 @@
 
 /* Notes that one submission takes along at most. */
 #define HMMGPU_NOTES_PER_SUBMIT	256U
+/* Of these, that many at once. */
+#define HMMGPU_NOTES_AT_ONCE	8U
 
 static u32 hmmgpu_ring_room(struct hmmgpu_ring *ring)
 {
@@ -30,12 +32,12 @@ static void hmmgpu_ring_put(struct hmmgpu_ring *ring,
 static void hmmgpu_ring_put_notes(struct hmmgpu_device *hdev, u32 room)
 {
 	struct hmmgpu_ring *ring = &hdev->ring;
-	struct hmmgpu_desc notes[8];
+	struct hmmgpu_desc notes[HMMGPU_NOTES_AT_ONCE];
 	unsigned int left = min(room, HMMGPU_NOTES_PER_SUBMIT);
 	unsigned int nr;
 
 	do {
-		nr = min(left, (unsigned int)ARRAY_SIZE(notes));
+		nr = min(left, HMMGPU_NOTES_AT_ONCE);
 		nr = hmmgpu_vram_take_notes(hdev, notes, nr);
 		hmmgpu_ring_put(ring, notes, nr);
 		left -= nr;
