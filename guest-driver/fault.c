@@ -7,9 +7,13 @@
 
 #include "batch.h"
 
-static unsigned int fault_around_pages = 16;
+/*
+ * Single pages come home 2 MiB at a time, as large folios do: what a fault costs
+ * besides its pages is then shared by 512 of them.
+ */
+static unsigned int fault_around_pages = HMMGPU_LARGE_PAGES;
 module_param(fault_around_pages, uint, 0644);
-MODULE_PARM_DESC(fault_around_pages, "Single pages that one CPU fault brings home, a power of two up to 512; 0 or 1 for just the one (default 16)");
+MODULE_PARM_DESC(fault_around_pages, "Single pages that one CPU fault brings home, a power of two up to 512; 0 or 1 for just the one (default 512)");
 
 static unsigned long hmmgpu_fault_window(void)
 {

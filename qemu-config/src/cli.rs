@@ -138,7 +138,7 @@ pub struct MachineArgs {
     /// Add to the guest kernel's command line; replaces an earlier value of the same key.
     #[arg(long = "kernel-arg", value_name = "KEY[=VALUE]", value_parser = kernel_arg)]
     pub kernel_args: Vec<String>,
-    /// Parameters of the driver module, for example "fault_around=16".
+    /// Parameters of the driver module, for example "fault_around_pages=16".
     #[arg(
         long,
         value_name = "PARAMETERS",
@@ -157,8 +157,9 @@ pub struct MachineArgs {
 /// See [`Command::Bench`].
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Memory to migrate in each round; a multiple of 2M.
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = two_mib)]
+    /// Memory to migrate in each round; a multiple of 2M, at least 4M: one half comes home by
+    /// request, the other by CPU touch.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = round)]
     pub size: Size,
     /// Folio orders of the source memory: 0 and 2 to 9, single or as ranges.
     #[arg(long, value_name = "LIST", default_value = "0,2-9")]
@@ -240,6 +241,10 @@ fn memory(text: &str) -> Result<Size, String> {
 
 fn vram(text: &str) -> Result<Size, String> {
     size_with(text, check_vram)
+}
+
+fn round(text: &str) -> Result<Size, String> {
+    size_with(text, crate::bench::plan::check_round)
 }
 
 fn two_mib(text: &str) -> Result<Size, String> {

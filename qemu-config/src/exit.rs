@@ -52,7 +52,7 @@ Exit codes:
   121  the VM could not run: no guest reached user space
   122  the VM was lost: QEMU, the device server or the guest's kernel went away
   123  the time limit has passed
-  124  the guest runs but cannot do the job (driver, unknown command)
+  124  the guest runs but cannot do the job (its driver does not load)
   125  any other failure on the host
   130  Ctrl-C; 128+n for another signal n";
 

@@ -186,7 +186,7 @@ pub fn check_memory(memory: Size) -> Result<(), String> {
             "{memory} is too little for a guest; at least {MIN_MEMORY}"
         ));
     }
-    if memory.0 % (2 * MIB) != 0 {
+    if !memory.0.is_multiple_of(2 * MIB) {
         return Err(format!("{memory} is not a multiple of 2M"));
     }
     Ok(())
@@ -198,7 +198,7 @@ pub fn check_vram(vram: Size) -> Result<(), String> {
     if vram < least || vram > most {
         return Err(format!("{vram} is not possible; VRAM is {least} to {most}"));
     }
-    if vram.0 % (2 * MIB) != 0 {
+    if !vram.0.is_multiple_of(2 * MIB) {
         return Err(format!("{vram} is not a multiple of 2M"));
     }
     Ok(())

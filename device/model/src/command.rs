@@ -131,7 +131,7 @@ fn require(condition: bool, status: Status) -> Result<(), Fault> {
 }
 
 fn aligned(address: u64, align: u64) -> Result<(), Fault> {
-    if address % align == 0 {
+    if address.is_multiple_of(align) {
         Ok(())
     } else {
         Err(Fault::at(Status::STATUS_MISALIGNED, address))

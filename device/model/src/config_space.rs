@@ -259,7 +259,7 @@ mod tests {
         let mut at = read32(&space, 0x34) & 0xff;
         let mut found = vec![];
         while at != 0 {
-            assert!(at >= 0x40 && at % 4 == 0 && found.len() < 8);
+            assert!(at >= 0x40 && at.is_multiple_of(4) && found.len() < 8);
             let header = read32(&space, u64::from(at));
             found.push(header & 0xff);
             at = header >> 8 & 0xff;

@@ -288,7 +288,7 @@ impl Device {
 
     /// Reads one or two registers; `false` when the access is not a defined one.
     fn read_registers(&self, offset: u64, data: &mut [u8]) -> bool {
-        if !matches!(data.len(), 4 | 8) || offset % 4 != 0 {
+        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(4) {
             return false;
         }
         let mut registers = self.shared.registers();
@@ -309,7 +309,7 @@ impl Device {
     /// Writes a BAR. What is not defined is ignored and counted.
     pub fn bar_write(&self, bar: u32, offset: u64, data: &[u8]) {
         let words = match bar {
-            BAR_REGISTERS if offset % 4 == 0 && matches!(data.len(), 4 | 8) => data,
+            BAR_REGISTERS if offset.is_multiple_of(4) && matches!(data.len(), 4 | 8) => data,
             BAR_MSIX if lock(&self.shared.msix).write(offset, data) => return,
             _ => {
                 self.shared.unknown(bar, offset);

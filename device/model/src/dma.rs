@@ -219,7 +219,7 @@ impl DmaMap {
 }
 
 fn check_range(address: u64, size: u64) -> Result<(), DmaError> {
-    let aligned = address % PAGE_SIZE == 0 && size % PAGE_SIZE == 0;
+    let aligned = address.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE);
     // The last byte must have an address; so must the byte after it, which keeps ends simple.
     if !aligned || size == 0 || address.checked_add(size).is_none() {
         return Err(DmaError::Malformed { address, size });

@@ -272,7 +272,7 @@ impl Registers {
     /// Starts a queue that has just been enabled, or refuses a set-up that cannot work.
     fn enable(&mut self, number: u32) -> Effect {
         let queue = &mut self.queues[number as usize];
-        let misaligned = |address: u64| address % u64::from(QUEUE_ALIGN) != 0;
+        let misaligned = |address: u64| !address.is_multiple_of(u64::from(QUEUE_ALIGN));
         let refusal = if !(MIN_RING_LOG2..=MAX_RING_LOG2).contains(&queue.ring_log2)
             || queue.vector >= MSIX_VECTORS
         {

@@ -2,11 +2,11 @@
 
 use hdrhistogram::Histogram;
 
-use crate::snapshot::Latency;
+use crate::snapshot::{LATENCY_BUCKET_RATIO, Latency};
 
 /// Longest time that is told apart from longer ones: one hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
-/// Upper bound of the first bucket of the snapshot; each further one is twice as wide.
+/// Upper bound of the first bucket of the snapshot.
 const FIRST_BUCKET_NS: u64 = 256;
 
 /// Times in nanoseconds. Percentiles are right to 1 %, the smallest and largest time exactly.
@@ -57,7 +57,7 @@ impl Times {
             p999_ns: at(99.9),
             buckets: self
                 .histogram
-                .iter_log(FIRST_BUCKET_NS, 2.0)
+                .iter_log(FIRST_BUCKET_NS, LATENCY_BUCKET_RATIO)
                 .filter(|step| step.count_since_last_iteration() > 0)
                 .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
                 .collect(),

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 /// Schema of this document.
 pub const SCHEMA: &str = "hmmgpu.telemetry/1";
 
+/// Upper bound of a latency bucket over that of the one before: eight buckets an octave, so that
+/// percentiles of distributions put together are right to some 5 %.
+pub const LATENCY_BUCKET_RATIO: f64 = 1.090_507_732_665_257_7;
+
 /// Where bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -135,7 +139,8 @@ pub struct Latency {
     pub p99_ns: u64,
     /// See `p50_ns`.
     pub p999_ns: u64,
-    /// Histogram: `[upper bound in nanoseconds, samples]`, empty buckets left out.
+    /// Histogram: `[upper bound in nanoseconds, samples]`, bounds growing by
+    /// [`LATENCY_BUCKET_RATIO`], empty buckets left out.
     pub buckets: Vec<(u64, u64)>,
 }
 

@@ -41,7 +41,7 @@ pub struct Job {
     /// Size of the terminal as (rows, columns), for an interactive job.
     #[serde(default)]
     pub terminal: Option<(u16, u16)>,
-    /// Parameters of the driver module, for example `"fault_around=16"`; `None`: do not load it.
+    /// Parameters of the driver module, for example `"fault_around_pages=16"`; `None`: do not load it.
     pub driver: Option<String>,
 }
 

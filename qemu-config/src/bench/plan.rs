@@ -52,9 +52,20 @@ impl FromStr for Orders {
     }
 }
 
-/// A size is a whole number of 2 MiB, and at least one.
+/// Whether a round of that size can come home half and half.
+pub fn check_round(size: Size) -> Result<(), String> {
+    check_two_mib(size)?;
+    if size.0 < 4 * MIB {
+        return Err(format!(
+            "{size} is too little: at least 4M are needed, 2M for each way home"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether memory is a whole number of folios of the largest order.
 pub fn check_two_mib(size: Size) -> Result<(), String> {
-    if size.0 == 0 || size.0 % (2 * MIB) != 0 {
+    if size.0 == 0 || !size.0.is_multiple_of(2 * MIB) {
         return Err(format!("{size} is not a multiple of 2M"));
     }
     Ok(())

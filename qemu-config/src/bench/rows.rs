@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Trigger};
-use hmmgpu_telemetry::snapshot::{self, Latency, Snapshot, Window};
+use hmmgpu_telemetry::snapshot::{self, LATENCY_BUCKET_RATIO, Latency, Snapshot, Window};
 
 use super::result::{Percentiles, Row, RowKey, Stat, Warning};
 
@@ -282,17 +282,15 @@ impl Times {
         };
         let count: u64 = self.buckets.values().sum();
         let wanted = count.saturating_mul(percent).div_ceil(100).max(1);
-        let (mut seen, mut below) = (0, 0);
+        let mut seen = 0;
         for (&bound, &samples) in &self.buckets {
             if seen + samples >= wanted {
-                // Empty buckets are left out, and none is wider than from half its upper bound.
-                let low = below.max(bound / 2);
-                let inside = ratio(wanted - seen, samples) * ratio(bound - low, 1);
-                let ns = ratio(low, 1) + inside;
+                let high = ratio(bound, 1);
+                let low = high / LATENCY_BUCKET_RATIO;
+                let ns = low + ratio(wanted - seen, samples) * (high - low);
                 return ns.clamp(ratio(min, 1), ratio(max.max(min), 1)) / 1000.0;
             }
             seen += samples;
-            below = bound;
         }
         ratio(max, 1000)
     }

@@ -147,10 +147,10 @@ impl Process {
     /// Waits until all that it wrote to standard error has been read, which is at once when it
     /// has ended.
     pub(crate) fn finish(&mut self) {
-        if self.wait(Duration::ZERO).is_some() {
-            if let Some(reader) = self.reader.take() {
-                let _ = reader.join();
-            }
+        if self.wait(Duration::ZERO).is_some()
+            && let Some(reader) = self.reader.take()
+        {
+            let _ = reader.join();
         }
     }
 }

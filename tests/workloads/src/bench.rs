@@ -28,7 +28,7 @@ use clap::Parser;
 use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan, Direction, Phase, Trigger};
 
 use crate::device::Device;
-use crate::sys::memory::{Advice, Memory, PAGE, UNIT, UNIT_PAGES};
+use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
 use crate::{pagemap, pattern, thp};
 
 /// Measure migration as a plan says and print events, one JSON object a line.
@@ -95,12 +95,12 @@ impl Sizes {
         }
         let unit = UNIT as u64;
         ensure!(
-            plan.size_bytes >= 2 * unit && plan.size_bytes % unit == 0,
+            plan.size_bytes >= 2 * unit && plan.size_bytes.is_multiple_of(unit),
             "size_bytes {}: a multiple of 2 MiB, at least 4 MiB, is needed",
             plan.size_bytes
         );
         ensure!(
-            plan.call_bytes >= unit && plan.call_bytes % unit == 0,
+            plan.call_bytes >= unit && plan.call_bytes.is_multiple_of(unit),
             "call_bytes {}: a multiple of 2 MiB is needed",
             plan.call_bytes
         );
@@ -180,7 +180,7 @@ impl Bench {
         let source = self.prepare(order, pages, memory)?;
         let half = pages / 2 / UNIT_PAGES * UNIT_PAGES;
         let (lower, upper) = (0..half, half..pages);
-        let (requested, touched) = if repeat % 2 == 0 {
+        let (requested, touched) = if repeat.is_multiple_of(2) {
             (lower.clone(), upper.clone())
         } else {
             (upper.clone(), lower.clone())
@@ -266,18 +266,17 @@ impl Bench {
         let (mut memory, share) = match kept {
             Some(kept) => kept,
             None => {
-                let mut memory =
+                let memory =
                     Memory::anonymous(pages * PAGE).context("cannot map the source memory")?;
-                memory
-                    .advise(0..pages, Advice::PopulateWrite)
+                in_parts(&(0..pages), |part| memory.populate(part))
+                    .into_iter()
+                    .collect::<std::io::Result<()>>()
                     .context("cannot allocate the source memory: give the guest more memory")?;
                 let share = pagemap::share_of_order(&memory, 0..pages, order)?;
                 (memory, share)
             }
         };
-        for page in 0..pages {
-            pattern::fill(memory.words_mut(page), pattern::page_base(seed, page));
-        }
+        fill(&mut memory, seed);
         Ok(Source {
             memory,
             share,
@@ -363,15 +362,60 @@ impl Bench {
     }
 }
 
+/// Writes the pattern to all of `memory`.
+fn fill(memory: &mut Memory, seed: u64) {
+    let pages = memory.pages();
+    let part = part_of(pages);
+    let words = memory.words_of_mut(0..pages);
+    std::thread::scope(|scope| {
+        for (index, words) in words.chunks_mut(part * WORDS).enumerate() {
+            scope.spawn(move || {
+                for (page, words) in (index * part..).zip(words.chunks_exact_mut(WORDS)) {
+                    pattern::fill(words, pattern::page_base(seed, page));
+                }
+            });
+        }
+    });
+}
+
 /// Bytes of these pages that are not what was written.
 fn mismatches(source: &Source, pages: &Range<usize>) -> u64 {
-    pages
-        .clone()
-        .map(|page| {
-            let base = pattern::page_base(source.seed, page);
-            pattern::differing_bytes(source.memory.words(page), base)
-        })
+    let differing = |page| {
+        let base = pattern::page_base(source.seed, page);
+        pattern::differing_bytes(source.memory.words(page), base)
+    };
+    in_parts(pages, |part| part.map(differing).sum::<u64>())
+        .into_iter()
         .sum()
+}
+
+/// Does `work` on parts of `pages`, one for each processor, at the same time. Only for what is
+/// not measured: migrations are asked for, and pages touched, by one thread.
+fn in_parts<T: Send>(pages: &Range<usize>, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    let part = part_of(pages.len());
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = pages
+            .clone()
+            .step_by(part)
+            .map(|start| {
+                let (work, end) = (&work, pages.end.min(start + part));
+                scope.spawn(move || work(start..end))
+            })
+            .collect();
+        parts
+            .into_iter()
+            .map(|part| match part.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+/// Pages of a processor's part: whole units, so that no two threads share a folio.
+fn part_of(pages: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    pages.div_ceil(processors).next_multiple_of(UNIT_PAGES)
 }
 
 fn emit(event: &BenchEvent) -> Result<()> {
@@ -439,9 +483,7 @@ mod tests {
     #[test]
     fn a_wrong_byte_is_seen() -> Result<()> {
         let mut memory = Memory::anonymous(2 * UNIT)?;
-        for page in 0..memory.pages() {
-            pattern::fill(memory.words_mut(page), pattern::page_base(9, page));
-        }
+        fill(&mut memory, 9);
         memory.bytes_mut(700)[4095] ^= 1;
         let source = Source {
             memory,

@@ -15,7 +15,7 @@ use clap::Parser;
 
 use crate::device::{self, Device};
 use crate::sys::call::{FUNCTION_BYTES, call_function, write_function};
-use crate::sys::memory::{Access, Advice, Memory, PAGE, UNIT};
+use crate::sys::memory::{Access, Memory, PAGE, UNIT};
 use crate::{pagemap, pattern, size, thp};
 
 /// Run generated code from pages that were on the device.
@@ -89,7 +89,7 @@ fn check(device: &Device, args: &Args, order: u8, home: Home) -> Result<u64> {
         .context("cannot map executable memory")?;
     let pages = memory.pages();
     memory
-        .advise(0..pages, Advice::PopulateWrite)
+        .populate(0..pages)
         .context("cannot allocate memory")?;
     let share = pagemap::share_of_order(&memory, 0..pages, order)?;
     let mut wrong = 0;

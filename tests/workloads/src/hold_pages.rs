@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::device::{self, Device};
-use crate::sys::memory::{Advice, Memory, PAGE, UNIT};
+use crate::sys::memory::{Memory, PAGE, UNIT};
 use crate::{pattern, size, thp};
 
 /// Hold memory on the device until told to verify it.
@@ -49,7 +49,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         controls.only(order)?;
         let mut memory = Memory::anonymous(args.size).context("cannot map memory")?;
         memory
-            .advise(0..pages, Advice::PopulateWrite)
+            .populate(0..pages)
             .context("cannot allocate memory")?;
         for page in 0..pages {
             pattern::fill(

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use hmmgpu_uapi::Stats;
 
 use crate::device::{Device, Outcome};
-use crate::sys::memory::{Advice, Memory, PAGE, UNIT, UNIT_PAGES};
+use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES};
 use crate::{pagemap, pattern, thp};
 
 /// Why a scenario cannot be run here.
@@ -60,7 +60,7 @@ impl Setup {
         let all = filled.all();
         filled
             .memory
-            .advise(all.clone(), Advice::PopulateWrite)
+            .populate(all.clone())
             .context("cannot allocate memory")?;
         filled.fill(all.clone());
         let share = pagemap::share_of_order(&filled.memory, all, order)?;

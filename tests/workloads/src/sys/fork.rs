@@ -1,6 +1,6 @@
 //! Child processes that share the parent's memory by copy-on-write.
 // There is no safe fork: the child continues in a copy of a process whose other threads are
-// gone. These programs never start a thread.
+// gone. Programs that fork never start a thread.
 #![allow(unsafe_code)]
 
 use std::io;

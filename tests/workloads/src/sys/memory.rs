@@ -53,8 +53,6 @@ pub(crate) enum Advice {
     HugePage,
     /// No huge pages.
     NoHugePage,
-    /// Allocate it now, as a write would.
-    PopulateWrite,
 }
 
 impl Advice {
@@ -65,7 +63,6 @@ impl Advice {
             Advice::Collapse => libc::MADV_COLLAPSE,
             Advice::HugePage => libc::MADV_HUGEPAGE,
             Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
-            Advice::PopulateWrite => libc::MADV_POPULATE_WRITE,
         }
     }
 }
@@ -155,6 +152,13 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut((self.address + page * PAGE) as *mut u64, WORDS) }
     }
 
+    /// The words of some pages, to write.
+    pub(crate) fn words_of_mut(&mut self, pages: Range<usize>) -> &mut [u64] {
+        let (address, len) = self.part(&pages);
+        // SAFETY: as in `words_mut`, for a range that `part` has checked.
+        unsafe { std::slice::from_raw_parts_mut(address as *mut u64, len / 8) }
+    }
+
     /// The bytes of a page.
     pub(crate) fn bytes(&self, page: usize) -> &[u8] {
         let words = self.words(page);
@@ -174,6 +178,14 @@ impl Memory {
         let words = self.words(page);
         // SAFETY: a valid reference.
         unsafe { std::ptr::read_volatile(&raw const words[0]) }
+    }
+
+    /// Allocates some pages now, as a write to each would; what is there stays.
+    pub(crate) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
+        let (address, len) = self.part(&pages);
+        let advice = libc::MADV_POPULATE_WRITE;
+        // SAFETY: the range belongs to this value, and its content does not change.
+        check(unsafe { libc::madvise(address as *mut libc::c_void, len, advice) })
     }
 
     /// Advises the kernel about some pages.
