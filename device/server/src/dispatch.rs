@@ -120,6 +120,9 @@ impl<'d> Session<'d, '_> {
     fn handle(&mut self, message: Message<'_>) -> Option<Answer<'d>> {
         let header = message.header;
         let kind = header.kind();
+        // Before anything can be refused: even the shortest reply has a header.
+        self.reply.clear();
+        self.reply.resize(HEADER_BYTES, 0);
         let result = match kind {
             // No command was sent that it could be the reply to.
             Kind::Reply => Err(Errno::INVAL),
@@ -167,8 +170,6 @@ impl<'d> Session<'d, '_> {
     }
 
     fn execute(&mut self, message: Message<'_>, posted: bool) -> Result<Answer<'d>, Errno> {
-        self.reply.clear();
-        self.reply.resize(HEADER_BYTES, 0);
         if message.fds_lost {
             return Err(Errno::MFILE);
         }

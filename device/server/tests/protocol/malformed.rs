@@ -58,6 +58,20 @@ fn undefined_flags_are_refused() {
 }
 
 #[test]
+fn undefined_flags_on_the_very_first_message_are_refused_too() {
+    let harness = Harness::new();
+    for flags in [2, 15, 1 << 5, 1 << 31] {
+        let mut client = Raw::connect(&harness.path);
+        client.send(&message(7, VERSION, flags, &[]), &[]);
+        let reply = client.reply();
+        reply.fails(EINVAL);
+        assert_eq!((reply.id, reply.command), (7, VERSION));
+        client.call(VERSION, &version(0, 0, QEMU_JSON)).ok();
+    }
+    alive(&harness);
+}
+
+#[test]
 fn replies_to_nothing_are_not_answered() {
     let harness = Harness::new();
     let mut client = harness.client();
