@@ -80,7 +80,7 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
         (&["bench", "--size", "3M"][..], "multiple of 2M"),
         (
             &["bench", "--size", "2G", "--vram", "1G"],
-            "does not fit into VRAM",
+            "do not fit into VRAM",
         ),
         (
             &["bench", "--size", "1G", "--memory", "1G"],

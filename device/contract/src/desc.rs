@@ -141,7 +141,7 @@ open_enum! {
         STATUS_DMA_PERMISSION = 8,
         /// Source and destination overlap.
         STATUS_OVERLAP = 9,
-        /// The device was reset before the descriptor was done. Seen only in registers: no fence is written after a reset.
+        /// The queue was disabled or the device reset before the descriptor was done. Seen only in the host's telemetry: no fence covers it any more.
         STATUS_ABORTED = 10,
         /// The producer index is further ahead than the ring is long; the queue stops.
         STATUS_BAD_PRODUCER = 11,

@@ -6,7 +6,8 @@
 //! then sets `need_kick`, executes a full barrier, reads `producer` once more, and sleeps.
 //! A driver that has moved `producer` executes a full barrier and reads `need_kick`: only when
 //! it is not zero does it write the queue's doorbell register. A `producer` that is more than
-//! the ring's size ahead of `consumer` stops the queue with an error.
+//! the ring's size ahead of `consumer` stops the queue with an error. Both indices start from
+//! zero when the queue is enabled: the driver zeroes the header before that.
 
 wire_struct! {
     /// Queue header. Each word that one side writes and the other polls has a cache line of its own.

@@ -8,14 +8,21 @@ use serde::{Deserialize, Serialize};
 pub struct BenchPlan {
     /// Device node, for example `/dev/hmmgpu0`.
     pub device: String,
-    /// Bytes to migrate in each round; a multiple of 2 MiB.
-    pub size_bytes: u64,
-    /// Source orders, each 0 or 2 to 9.
-    pub orders: Vec<u8>,
-    /// Counted rounds for each order (one more is run first and not counted).
+    /// What to measure, in this order.
+    pub sources: Vec<Source>,
+    /// Counted rounds for each source (one more is run first and not counted).
     pub repeats: u32,
     /// Bytes for each migrate ioctl; a multiple of 2 MiB.
     pub call_bytes: u64,
+}
+
+/// Memory to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Folio order, 0 or 2 to 9.
+    pub order: u8,
+    /// Bytes to migrate in each round; a multiple of 2 MiB.
+    pub size_bytes: u64,
 }
 
 /// Where memory went.

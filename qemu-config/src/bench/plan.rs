@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use hmmgpu_guest_protocol::bench::BenchPlan;
+use hmmgpu_guest_protocol::bench::{BenchPlan, Source};
 
 use crate::size::{MIB, Size};
 
@@ -52,17 +52,6 @@ impl FromStr for Orders {
     }
 }
 
-/// Whether a round of that size can come home half and half.
-pub fn check_round(size: Size) -> Result<(), String> {
-    check_two_mib(size)?;
-    if size.0 < 4 * MIB {
-        return Err(format!(
-            "{size} is too little: at least 4M are needed, 2M for each way home"
-        ));
-    }
-    Ok(())
-}
-
 /// Whether memory is a whole number of folios of the largest order.
 pub fn check_two_mib(size: Size) -> Result<(), String> {
     if size.0 == 0 || !size.0.is_multiple_of(2 * MIB) {
@@ -71,33 +60,52 @@ pub fn check_two_mib(size: Size) -> Result<(), String> {
     Ok(())
 }
 
+/// Memory for each round where none is given.
+pub const DEFAULT_SIZE: Size = Size(256 * MIB);
+/// The same for orders 2 to 8, whose folios the kernel splits. Single pages take some thirty
+/// times longer than folios of order 9, and seven rows of them say nearly the same.
+pub const DEFAULT_SIZE_SPLIT: Size = Size(64 * MIB);
+
 /// The plan, if it fits into VRAM and guest memory.
 pub fn plan(
-    size: Size,
+    size: Option<Size>,
     orders: &Orders,
     repeats: u32,
     call: Size,
     vram: Size,
     memory: Size,
 ) -> Result<BenchPlan, String> {
-    if size > vram {
+    let sources: Vec<Source> = orders
+        .0
+        .iter()
+        .map(|&order| {
+            let default = match order {
+                2..=8 => DEFAULT_SIZE_SPLIT,
+                _ => DEFAULT_SIZE,
+            };
+            let size_bytes = size.unwrap_or(default).0;
+            Source { order, size_bytes }
+        })
+        .collect();
+    let largest = sources.iter().map(|source| source.size_bytes).max();
+    let largest = Size(largest.unwrap_or(0));
+    if largest > vram {
         return Err(format!(
-            "--size {size} does not fit into VRAM of {vram}; give --vram {size}"
+            "rounds of {largest} do not fit into VRAM of {vram}; give --vram {largest} or a smaller --size"
         ));
     }
-    let needed = size.0.saturating_add(GUEST_RESERVE);
+    let needed = largest.0.saturating_add(GUEST_RESERVE);
     if needed > memory.0 {
         let needed = Size(needed.div_ceil(2 * MIB).saturating_mul(2 * MIB));
         return Err(format!(
-            "--size {size} does not fit into guest memory of {memory}; give --memory {needed}"
+            "rounds of {largest} do not fit into guest memory of {memory}; give --memory {needed} or a smaller --size"
         ));
     }
     Ok(BenchPlan {
         device: "/dev/hmmgpu0".into(),
-        size_bytes: size.0,
-        orders: orders.0.clone(),
+        sources,
         repeats,
-        call_bytes: call.0.min(size.0),
+        call_bytes: call.0,
     })
 }
 
@@ -124,37 +132,23 @@ mod tests {
 
     #[test]
     fn a_size_has_to_fit() {
-        let orders = Orders(vec![0, 9]);
-        let make = |size, vram, memory| {
-            plan(
-                Size(size),
-                &orders,
-                5,
-                Size(32 * MIB),
-                Size(vram),
-                Size(memory),
-            )
+        let orders = Orders(vec![0, 4, 9]);
+        let call = Size(32 * MIB);
+        let make =
+            |size, vram, memory| plan(Some(Size(size)), &orders, 5, call, Size(vram), Size(memory));
+        let sizes = |made: BenchPlan| {
+            let source = |source: &Source| (source.order, source.size_bytes / MIB);
+            made.sources.iter().map(source).collect::<Vec<_>>()
         };
         let made = make(256 * MIB, GIB, 2 * GIB).expect("fits");
-        assert_eq!(
-            (made.size_bytes, made.call_bytes, made.repeats),
-            (256 * MIB, 32 * MIB, 5)
-        );
-        assert_eq!(made.orders, [0, 9]);
-        assert_eq!(
-            make(2 * MIB, GIB, 2 * GIB).expect("fits").call_bytes,
-            2 * MIB
-        );
-        assert!(
-            make(2 * GIB, GIB, 4 * GIB)
-                .expect_err("VRAM")
-                .contains("--vram 2G")
-        );
-        assert!(
-            make(GIB, GIB, GIB)
-                .expect_err("memory")
-                .contains("--memory 1536M")
-        );
+        assert_eq!((made.call_bytes, made.repeats), (32 * MIB, 5));
+        assert_eq!(sizes(made), [(0, 256), (4, 256), (9, 256)]);
+        let made = plan(None, &orders, 5, call, Size(GIB), Size(2 * GIB)).expect("fits");
+        assert_eq!(sizes(made), [(0, 256), (4, 64), (9, 256)]);
+        let error = make(2 * GIB, GIB, 4 * GIB).expect_err("VRAM");
+        assert!(error.contains("--vram 2G"), "{error}");
+        let error = make(GIB, GIB, GIB).expect_err("memory");
+        assert!(error.contains("--memory 1536M"), "{error}");
         assert!(make(!(2 * MIB - 1), u64::MAX, GIB).is_err());
     }
 }

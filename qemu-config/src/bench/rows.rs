@@ -363,7 +363,7 @@ mod tests {
             latency: Latency {
                 count: buckets.iter().map(|(_, samples)| samples).sum(),
                 min_ns: 500,
-                max_ns: 4500,
+                max_ns: 4900,
                 buckets: buckets.to_vec(),
                 ..Latency::default()
             },
@@ -458,9 +458,13 @@ mod tests {
         close(row.engine_bytes_per_s.min, rate(2.0));
         close(row.engine_bytes_per_s.median, rate(1.0));
         close(row.copy_share, 0.5);
-        // Three windows: 294 times in (500, 1000] ns and 6 in (2500, 5000] ns.
-        close(row.latency_us.p50, (500.0 + 500.0 * 150.0 / 294.0) / 1000.0);
-        close(row.latency_us.p99, (2500.0 + 2500.0 * 3.0 / 6.0) / 1000.0);
+        // Three windows: 294 times in the bucket up to 1000 ns and 6 in that up to 5000 ns.
+        let inside = |high: f64, share: f64| {
+            let low = high / LATENCY_BUCKET_RATIO;
+            (low + (high - low) * share) / 1000.0
+        };
+        close(row.latency_us.p50, inside(1000.0, 150.0 / 294.0));
+        close(row.latency_us.p99, inside(5000.0, 3.0 / 6.0));
         assert_eq!(
             row.splits,
             7 + 3,

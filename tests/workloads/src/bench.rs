@@ -1,20 +1,17 @@
 //! The guest half of `hmmgpu bench`.
 //!
-//! A round of one source order:
+//! A round of one source order is two trips, each with a pattern of its own:
 //!
 //! 1. Memory in folios of that order is made, unless the last round left it so (memory that was
 //!    in single pages or in folios of 2 MiB comes home the same way; other orders do not), and
-//!    filled with a pattern of this round. The share that really is of the order is read from
-//!    the page frames.
-//! 2. All of it goes to the device by request: one phase.
-//! 3. One half comes home by request, then the other half by CPU touch: one phase each; then
-//!    every byte of the half is compared. Which half comes home how alternates by round. One
-//!    trip to the device serves both ways home, because at single pages the trips are what the
-//!    time is spent on.
+//!    filled. The share that really is of the order is read from the page frames. It goes to the
+//!    device by request, and comes home by request: one phase each. Every byte is compared.
+//! 2. The same memory is filled anew, goes to the device once more (not measured: it may be
+//!    single pages by now), and comes home by CPU touch: one phase. Every byte is compared.
 //!
 //! Each phase lies in a telemetry window of its own, named by its cookie; filling and comparing
-//! lie outside. The first round is a warm-up: of full size for the first order (it also
-//! makes the host populate the memory), of one call for the others.
+//! lie outside. The first round of a source is a warm-up: of full size where no source before
+//! was as large (the host populates the memory then), of one call else.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -35,7 +32,7 @@ use crate::{pagemap, pattern, thp};
 #[derive(Debug, Parser)]
 #[command(name = "hmmgpu-bench-guest")]
 struct Args {
-    /// The plan: {"device":"/dev/hmmgpu0","size_bytes":..,"orders":[..],"repeats":..,"call_bytes":..}
+    /// The plan: {"device":"/dev/hmmgpu0","sources":[{"order":..,"size_bytes":..}],"repeats":..,"call_bytes":..}
     #[arg(value_name = "PLAN_JSON")]
     plan: String,
 }
@@ -44,28 +41,33 @@ struct Args {
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
     let plan: BenchPlan = serde_json::from_str(&args.plan).context("the plan cannot be read")?;
-    let sizes = Sizes::of(&plan)?;
+    check(&plan)?;
     let device = Device::open(Path::new(&plan.device))?;
     let vram = device.query()?;
+    let largest = plan.sources.iter().map(|source| source.size_bytes).max();
+    let largest = largest.unwrap_or(0);
     ensure!(
-        vram.vram_free_bytes >= plan.size_bytes,
-        "{} bytes do not fit into the {} bytes of VRAM that are free: choose a smaller size or more VRAM",
-        plan.size_bytes,
+        vram.vram_free_bytes >= largest,
+        "{largest} bytes do not fit into the {} bytes of VRAM that are free: choose a smaller size or more VRAM",
         vram.vram_free_bytes
     );
     let mut bench = Bench {
         device,
         controls: thp::Controls::take()?,
-        sizes,
+        call: pages_of(plan.call_bytes)?,
         next_cookie: 1,
         done: 0,
-        total: u32::try_from(plan.orders.len()).unwrap_or(u32::MAX)
+        total: u32::try_from(plan.sources.len()).unwrap_or(u32::MAX)
             * plan.repeats.saturating_add(1)
             * PHASES,
         clean: true,
     };
-    for (index, &order) in plan.orders.iter().enumerate() {
-        bench.order(order, index == 0, plan.repeats)?;
+    let mut largest = 0;
+    for source in &plan.sources {
+        let pages = pages_of(source.size_bytes)?;
+        let warm_up = if pages > largest { pages } else { bench.call };
+        largest = largest.max(pages);
+        bench.source(source.order, pages, warm_up.min(pages), plan.repeats)?;
     }
     emit(&BenchEvent::Done)?;
     Ok(if bench.clean {
@@ -78,54 +80,48 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
 /// Phases of a round.
 const PHASES: u32 = 3;
 
-/// Sizes of the plan in pages.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    round: usize,
-    call: usize,
+/// Refuses a plan that cannot be carried out.
+fn check(plan: &BenchPlan) -> Result<()> {
+    let unit = UNIT as u64;
+    for source in &plan.sources {
+        let (order, size) = (source.order, source.size_bytes);
+        ensure!(
+            order == 0 || (2..=9).contains(&order),
+            "order {order}: anonymous memory has folios of order 0 and 2 to 9"
+        );
+        ensure!(
+            size >= unit && size.is_multiple_of(unit),
+            "size_bytes {size}: a multiple of 2 MiB is needed"
+        );
+    }
+    ensure!(
+        plan.call_bytes >= unit && plan.call_bytes.is_multiple_of(unit),
+        "call_bytes {}: a multiple of 2 MiB is needed",
+        plan.call_bytes
+    );
+    ensure!(plan.repeats > 0, "repeats is 0: nothing to measure");
+    Ok(())
 }
 
-impl Sizes {
-    fn of(plan: &BenchPlan) -> Result<Sizes> {
-        for &order in &plan.orders {
-            ensure!(
-                order == 0 || (2..=9).contains(&order),
-                "order {order}: anonymous memory has folios of order 0 and 2 to 9"
-            );
-        }
-        let unit = UNIT as u64;
-        ensure!(
-            plan.size_bytes >= 2 * unit && plan.size_bytes.is_multiple_of(unit),
-            "size_bytes {}: a multiple of 2 MiB, at least 4 MiB, is needed",
-            plan.size_bytes
-        );
-        ensure!(
-            plan.call_bytes >= unit && plan.call_bytes.is_multiple_of(unit),
-            "call_bytes {}: a multiple of 2 MiB is needed",
-            plan.call_bytes
-        );
-        ensure!(plan.repeats > 0, "repeats is 0: nothing to measure");
-        let pages = |bytes: u64| usize::try_from(bytes).map(|bytes| bytes / PAGE);
-        let round = pages(plan.size_bytes).context("size_bytes is too large")?;
-        let call = pages(plan.call_bytes).unwrap_or(round).min(round);
-        Ok(Sizes { round, call })
-    }
+fn pages_of(bytes: u64) -> Result<usize> {
+    let bytes = usize::try_from(bytes).context("a size of the plan is too large")?;
+    Ok(bytes / PAGE)
 }
 
 struct Bench {
     device: Device,
     controls: thp::Controls,
-    sizes: Sizes,
+    /// Pages of a migration request.
+    call: usize,
     next_cookie: u64,
     done: u32,
     total: u32,
     clean: bool,
 }
 
-/// Memory of a round, ready to go.
-struct Source {
+/// Memory of a round, and the seed of what it is filled with.
+struct Filled {
     memory: Memory,
-    share: f64,
     seed: u64,
 }
 
@@ -146,10 +142,11 @@ struct Label {
     warm_up: bool,
     direction: Direction,
     trigger: Trigger,
+    share: f64,
 }
 
 impl Bench {
-    fn order(&mut self, order: u8, first: bool, repeats: u32) -> Result<()> {
+    fn source(&mut self, order: u8, pages: usize, warm_up: usize, repeats: u32) -> Result<()> {
         if !thp::available(order) {
             self.done += (repeats + 1) * PHASES;
             return emit(&BenchEvent::Skipped {
@@ -158,12 +155,10 @@ impl Bench {
             });
         }
         self.controls.only(order)?;
-        let small = self.sizes.call.max(2 * UNIT_PAGES).min(self.sizes.round);
-        let warm_up = if first { self.sizes.round } else { small };
         self.round(order, 0, true, warm_up, None)?;
         let mut memory = None;
         for repeat in 0..repeats {
-            memory = Some(self.round(order, repeat, false, self.sizes.round, memory)?);
+            memory = Some(self.round(order, repeat, false, pages, memory)?);
         }
         Ok(())
     }
@@ -177,120 +172,87 @@ impl Bench {
         memory: Option<Memory>,
     ) -> Result<Memory> {
         self.progress(order, repeat, warm_up)?;
-        let source = self.prepare(order, pages, memory)?;
-        let half = pages / 2 / UNIT_PAGES * UNIT_PAGES;
-        let (lower, upper) = (0..half, half..pages);
-        let (requested, touched) = if repeat.is_multiple_of(2) {
-            (lower.clone(), upper.clone())
-        } else {
-            (upper.clone(), lower.clone())
-        };
-
-        // Split at the half as well, so that the bytes of each half are known.
-        let calls = self.calls(&lower).chain(self.calls(&upper));
-        let mut moved = Vec::new();
-        let mut there = self.window(order, calls, |device, range| {
-            let outcome = device.to_device(&source.memory, range.clone());
-            let outcome = outcome.complete("MIGRATE_TO_DEVICE")?;
-            moved.push((range.start, outcome.moved));
-            Ok(outcome.moved)
-        })?;
-        there.calls = moved.len() as u64;
-
-        let mut by_request = self.window(order, self.calls(&requested), |device, range| {
-            let outcome = device.to_system(&source.memory, range);
-            Ok(outcome.complete("MIGRATE_TO_SYSTEM")?.moved)
-        })?;
-        by_request.calls = self.calls(&requested).count() as u64;
-        let wrong_requested = mismatches(&source, &requested);
-
-        let mut by_touch = self.window(order, std::iter::once(touched.clone()), |_, range| {
-            for page in range {
-                source.memory.touch(page);
-            }
-            Ok(0)
-        })?;
-        let mine = |&&(start, _): &&(usize, u64)| touched.contains(&start);
-        by_touch.moved = moved.iter().filter(mine).map(|(_, moved)| moved).sum();
-        by_touch.calls = (if order == 9 {
-            touched.len() / UNIT_PAGES
-        } else {
-            touched.len()
-        }) as u64;
-        let wrong_touched = mismatches(&source, &touched);
-
+        let (memory, share) = Self::prepare(order, pages, memory)?;
         let label = |direction, trigger| Label {
             order,
             repeat,
             warm_up,
             direction,
             trigger,
+            share,
         };
-        let share = source.share;
-        self.phase(
-            label(Direction::SysToDev, Trigger::Prefetch),
-            &there,
-            pages,
-            share,
-            wrong_requested + wrong_touched,
-        )?;
-        self.phase(
-            label(Direction::DevToSys, Trigger::Prefetch),
-            &by_request,
-            requested.len(),
-            share,
-            wrong_requested,
-        )?;
-        self.phase(
-            label(Direction::DevToSys, Trigger::CpuFault),
-            &by_touch,
-            touched.len(),
-            share,
-            wrong_touched,
-        )?;
-        Ok(source.memory)
+
+        let filled = self.fill(memory);
+        let calls = self.calls(pages);
+        let there = self.window(order, calls.clone(), |device, range| {
+            let outcome = device.to_device(&filled.memory, range);
+            Ok(outcome.complete("MIGRATE_TO_DEVICE")?.moved)
+        })?;
+        let back = self.window(order, calls.clone(), |device, range| {
+            let outcome = device.to_system(&filled.memory, range);
+            Ok(outcome.complete("MIGRATE_TO_SYSTEM")?.moved)
+        })?;
+        let wrong = mismatches(&filled);
+        let request = |direction| label(direction, Trigger::Prefetch);
+        self.phase(request(Direction::SysToDev), &there, pages, wrong)?;
+        self.phase(request(Direction::DevToSys), &back, pages, wrong)?;
+
+        let filled = self.fill(filled.memory);
+        let mut there_again = 0;
+        for range in calls {
+            let outcome = self.device.to_device(&filled.memory, range);
+            there_again += outcome.complete("MIGRATE_TO_DEVICE")?.moved;
+        }
+        let mut touched = self.window(order, std::iter::once(0..pages), |_, range| {
+            for page in range {
+                filled.memory.touch(page);
+            }
+            Ok(0)
+        })?;
+        touched.moved = there_again;
+        touched.calls = (if order == 9 {
+            pages / UNIT_PAGES
+        } else {
+            pages
+        }) as u64;
+        let wrong = mismatches(&filled);
+        let by_touch = label(Direction::DevToSys, Trigger::CpuFault);
+        self.phase(by_touch, &touched, pages, wrong)?;
+        Ok(filled.memory)
     }
 
-    /// Memory backed by folios of `order`, filled with a pattern that was never used before.
-    fn prepare(&mut self, order: u8, pages: usize, memory: Option<Memory>) -> Result<Source> {
-        let seed = pattern::mix(self.next_cookie);
+    /// Memory backed by folios of `order`, and the share of it that really is.
+    fn prepare(order: u8, pages: usize, memory: Option<Memory>) -> Result<(Memory, f64)> {
         // Home again, folios of the orders in between are single pages; the others may be, too,
         // if memory was short.
-        let kept = match memory {
-            Some(memory) if order == 0 || order == 9 => {
-                let share = pagemap::share_of_order(&memory, 0..pages, order)?;
-                (share == 1.0).then_some((memory, share))
+        if let Some(memory) = memory.filter(|_| order == 0 || order == 9) {
+            let share = pagemap::share_of_order(&memory, 0..pages, order)?;
+            if share == 1.0 {
+                return Ok((memory, share));
             }
-            _ => None,
-        };
-        let (mut memory, share) = match kept {
-            Some(kept) => kept,
-            None => {
-                let memory =
-                    Memory::anonymous(pages * PAGE).context("cannot map the source memory")?;
-                in_parts(&(0..pages), |part| memory.populate(part))
-                    .into_iter()
-                    .collect::<std::io::Result<()>>()
-                    .context("cannot allocate the source memory: give the guest more memory")?;
-                let share = pagemap::share_of_order(&memory, 0..pages, order)?;
-                (memory, share)
-            }
-        };
-        fill(&mut memory, seed);
-        Ok(Source {
-            memory,
-            share,
-            seed,
-        })
+        }
+        let memory = Memory::anonymous(pages * PAGE).context("cannot map the source memory")?;
+        in_parts(pages, |part| memory.populate(part))
+            .into_iter()
+            .collect::<std::io::Result<()>>()
+            .context("cannot allocate the source memory: give the guest more memory")?;
+        let share = pagemap::share_of_order(&memory, 0..pages, order)?;
+        Ok((memory, share))
     }
 
-    /// The ranges of the calls that cover `pages`.
-    fn calls(&self, pages: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (call, end) = (self.sizes.call, pages.end);
-        pages
-            .clone()
+    /// Fills memory with a pattern that was never used before.
+    fn fill(&self, mut memory: Memory) -> Filled {
+        let seed = pattern::mix(self.next_cookie);
+        fill(&mut memory, seed);
+        Filled { memory, seed }
+    }
+
+    /// The ranges of the calls that cover all pages.
+    fn calls(&self, pages: usize) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+        let call = self.call;
+        (0..pages)
             .step_by(call)
-            .map(move |start| start..(start + call).min(end))
+            .map(move |start| start..(start + call).min(pages))
     }
 
     /// Makes calls in a telemetry window of their own.
@@ -314,6 +276,7 @@ impl Bench {
             let elapsed = begin.elapsed().as_nanos();
             measured.guest_ns += u64::try_from(elapsed).unwrap_or(u64::MAX);
             measured.moved += moved;
+            measured.calls += 1;
         }
         self.device.mark(0)?;
         measured.splits = thp::splits(order).saturating_sub(splits);
@@ -325,7 +288,6 @@ impl Bench {
         label: Label,
         measured: &Measured,
         pages: usize,
-        source_share: f64,
         mismatched_bytes: u64,
     ) -> Result<()> {
         self.done += 1;
@@ -339,7 +301,7 @@ impl Bench {
             trigger: label.trigger,
             bytes: (pages * PAGE) as u64,
             moved_bytes: measured.moved,
-            source_share,
+            source_share: label.share,
             source_splits: measured.splits,
             guest_ns: measured.guest_ns,
             calls: measured.calls,
@@ -378,28 +340,29 @@ fn fill(memory: &mut Memory, seed: u64) {
     });
 }
 
-/// Bytes of these pages that are not what was written.
-fn mismatches(source: &Source, pages: &Range<usize>) -> u64 {
+/// Bytes that are not what was written.
+fn mismatches(filled: &Filled) -> u64 {
     let differing = |page| {
-        let base = pattern::page_base(source.seed, page);
-        pattern::differing_bytes(source.memory.words(page), base)
+        let base = pattern::page_base(filled.seed, page);
+        pattern::differing_bytes(filled.memory.words(page), base)
     };
-    in_parts(pages, |part| part.map(differing).sum::<u64>())
-        .into_iter()
-        .sum()
+    in_parts(filled.memory.pages(), |part| {
+        part.map(differing).sum::<u64>()
+    })
+    .into_iter()
+    .sum()
 }
 
-/// Does `work` on parts of `pages`, one for each processor, at the same time. Only for what is
+/// Does `work` on parts of so many pages, one for each processor, at the same time. Only for what is
 /// not measured: migrations are asked for, and pages touched, by one thread.
-fn in_parts<T: Send>(pages: &Range<usize>, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
-    let part = part_of(pages.len());
+fn in_parts<T: Send>(pages: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    let part = part_of(pages);
     std::thread::scope(|scope| {
-        let parts: Vec<_> = pages
-            .clone()
+        let parts: Vec<_> = (0..pages)
             .step_by(part)
             .map(|start| {
-                let (work, end) = (&work, pages.end.min(start + part));
-                scope.spawn(move || work(start..end))
+                let work = &work;
+                scope.spawn(move || work(start..pages.min(start + part)))
             })
             .collect();
         parts
@@ -431,12 +394,16 @@ fn emit(event: &BenchEvent) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hmmgpu_guest_protocol::bench::Source;
 
     fn plan() -> BenchPlan {
+        let source = |order| Source {
+            order,
+            size_bytes: 32 << 20,
+        };
         BenchPlan {
             device: "/dev/hmmgpu0".into(),
-            size_bytes: 32 << 20,
-            orders: vec![0, 2, 9],
+            sources: [0, 2, 9].map(source).into(),
             repeats: 2,
             call_bytes: 4 << 20,
         }
@@ -444,54 +411,29 @@ mod tests {
 
     #[test]
     fn plans_are_checked() {
-        assert!(Sizes::of(&plan()).is_ok());
-        let bad = [
-            BenchPlan {
-                size_bytes: 2 << 20,
-                ..plan()
-            },
-            BenchPlan {
-                size_bytes: (32 << 20) + 4096,
-                ..plan()
-            },
-            BenchPlan {
-                call_bytes: 4096,
-                ..plan()
-            },
-            BenchPlan {
-                call_bytes: 0,
-                ..plan()
-            },
-            BenchPlan {
-                orders: vec![1],
-                ..plan()
-            },
-            BenchPlan {
-                orders: vec![10],
-                ..plan()
-            },
-            BenchPlan {
-                repeats: 0,
-                ..plan()
-            },
-        ];
-        for plan in bad {
-            assert!(Sizes::of(&plan).is_err(), "{plan:?}");
-        }
+        assert!(check(&plan()).is_ok());
+        let refused = |change: fn(&mut BenchPlan)| {
+            let mut plan = plan();
+            change(&mut plan);
+            assert!(check(&plan).is_err(), "{plan:?}");
+        };
+        refused(|plan| plan.sources[1].size_bytes = 0);
+        refused(|plan| plan.sources[1].size_bytes += 4096);
+        refused(|plan| plan.sources[0].order = 1);
+        refused(|plan| plan.sources[0].order = 10);
+        refused(|plan| plan.call_bytes = 4096);
+        refused(|plan| plan.call_bytes = 0);
+        refused(|plan| plan.repeats = 0);
     }
 
     #[test]
     fn a_wrong_byte_is_seen() -> Result<()> {
         let mut memory = Memory::anonymous(2 * UNIT)?;
         fill(&mut memory, 9);
-        memory.bytes_mut(700)[4095] ^= 1;
-        let source = Source {
-            memory,
-            share: 1.0,
-            seed: 9,
-        };
-        assert_eq!(mismatches(&source, &(0..1024)), 1);
-        assert_eq!(mismatches(&source, &(0..700)), 0);
+        let mut filled = Filled { memory, seed: 9 };
+        assert_eq!(mismatches(&filled), 0);
+        filled.memory.bytes_mut(700)[4095] ^= 1;
+        assert_eq!(mismatches(&filled), 1);
         Ok(())
     }
 }
