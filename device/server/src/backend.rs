@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hmmgpu_contract::pci::MSIX_VECTORS;
 use hmmgpu_model::{Device, DmaError, DmaMapping, Interrupt, ResetCause};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{
@@ -196,7 +197,15 @@ fn is_event(file: &File) -> bool {
 
 impl Interrupt for EventFd {
     fn raise(&self) {
-        // It fails when the counter is full, and then the client has something to wake for.
-        let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
+        // The client shares the file's flags and can make it block again, so it is asked first
+        // whether it has room. When it has none, the client has something to wake for already.
+        // What remains is a client that clears the flag and fills the counter between the two
+        // calls: it holds the server up until it reads the counter.
+        let mut room = [PollFd::new(&self.0, PollFlags::OUT)];
+        if poll(&mut room, Some(&Timespec::default())) == Ok(1)
+            && room[0].revents().contains(PollFlags::OUT)
+        {
+            let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
+        }
     }
 }

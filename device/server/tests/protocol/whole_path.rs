@@ -114,6 +114,15 @@ impl Driver {
 
     /// Queues descriptors and a fence, rings the doorbell, sleeps for the interrupt.
     fn run(&mut self, descriptors: &[Desc]) -> FenceRecord {
+        self.queue(descriptors);
+        wait(&self.interrupt);
+        let record = self.fence();
+        assert_eq!(record.sequence, self.sequence);
+        record
+    }
+
+    /// Queues descriptors and a fence, and rings the doorbell.
+    fn queue(&mut self, descriptors: &[Desc]) {
         self.sequence += 1;
         let fence = Desc {
             opcode: OP_FENCE,
@@ -129,10 +138,10 @@ impl Driver {
         }
         self.store(HEADER, &self.producer.to_le_bytes());
         self.write(QueueReg::QUEUE_DOORBELL, 1);
-        wait(&self.interrupt);
-        let record = FenceRecord::from_le_bytes(&self.load(FENCE));
-        assert_eq!(record.sequence, self.sequence);
-        record
+    }
+
+    fn fence(&self) -> FenceRecord {
+        FenceRecord::from_le_bytes(&self.load(FENCE))
     }
 
     fn consumer(&self) -> u32 {
@@ -284,6 +293,38 @@ fn the_next_client_never_sees_old_vram() {
         old.read_exact_at(&mut now, FENCE).expect("read");
         assert_eq!(fence, now);
         assert!(!is_raised(&interrupt));
+    });
+    server.stop();
+}
+
+#[test]
+fn an_event_that_would_block_stops_nobody() {
+    let server = Running::start();
+    let socket = server.socket.clone();
+    bounded(move || {
+        let mut driver = Driver::new(&socket);
+        let (msix, trigger) = (2, 4 | 1);
+        // Full, and blocking again: the file's flags are the client's as well.
+        let fill = |event: &OwnedFd| {
+            rustix::fs::fcntl_setfl(event, rustix::fs::OFlags::RDWR).expect("blocking");
+            rustix::io::write(event, &(u64::MAX - 1).to_ne_bytes()).expect("fill");
+        };
+        fill(&driver.interrupt);
+        driver
+            .client
+            .set_irqs(msix, trigger, VECTOR, 1, &[])
+            .expect("the socket's thread goes on");
+        assert_eq!(wait(&driver.interrupt), u64::MAX - 1, "nothing was added");
+
+        // The engine raises it for a fence, and then carries out the next copy.
+        fill(&driver.interrupt);
+        driver.store(SOURCE, &secret());
+        driver.queue(&[]);
+        driver.queue(&[to_vram(0), from_vram(0)]);
+        while driver.fence().sequence != driver.sequence {
+            std::thread::yield_now();
+        }
+        assert!(driver.load::<BYTES>(TARGET)[..] == secret()[..]);
     });
     server.stop();
 }
