@@ -94,7 +94,7 @@ mod tests {
     fn watchers_are_called_until_they_are_dropped() {
         let interrupt = Interrupt::new();
         assert!(!interrupt.trip(2), "nobody watches");
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = crossbeam_channel::unbounded();
         let watch = interrupt.clone().watch(move |signal| {
             let _ = sender.send(signal);
         });

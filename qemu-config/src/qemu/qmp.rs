@@ -4,9 +4,9 @@
 //! events in between. That is less code than any of the general clients would bring in, and every
 //! wait here is bounded.
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -67,7 +67,7 @@ impl Qmp {
         stream: UnixStream,
         notify: impl FnMut(Notice) + Send + 'static,
     ) -> Result<Self, QmpError> {
-        let (sender, replies) = channel();
+        let (sender, replies) = unbounded();
         let reader = stream
             .try_clone()
             .map_err(|error| QmpError::Protocol(error.to_string()))?;
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn greeting_capabilities_and_a_command() {
         let mut seen = Vec::new();
-        let (sender, commands) = channel();
+        let (sender, commands) = unbounded();
         let stream = fake(GREETING, move |request| {
             sender
                 .send(request["execute"].as_str().unwrap_or("").to_owned())
@@ -245,7 +245,7 @@ mod tests {
                 well(request),
             ]
         });
-        let (sender, notices) = channel();
+        let (sender, notices) = unbounded();
         let mut qmp =
             Qmp::new(stream, move |notice| sender.send(notice).expect("sends")).expect("connects");
         qmp.execute("cont", None).expect("answers");

@@ -1,5 +1,6 @@
 //! One attempt to run a job with one accelerator: from an empty folder to nothing left.
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::Shutdown;
@@ -8,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus as ProcessStatus};
 use std::sync::PoisonError;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job};
@@ -137,8 +137,8 @@ struct Connected {
 
 impl<'a> Attempt<'a> {
     pub(super) fn new(vm: &'a Vm, accel: Accel) -> Self {
-        let (sender, messages) = channel();
-        let (done, outputs) = channel();
+        let (sender, messages) = unbounded();
+        let (done, outputs) = unbounded();
         let environment = Environment {
             accel: accel.to_string(),
             cpus: vm.options.profile.cpus(),
@@ -243,7 +243,7 @@ impl<'a> Attempt<'a> {
         self.server = Some(server);
 
         // It says so when clients can connect; the end of its output is the end of it.
-        let (ready_sender, ready) = channel();
+        let (ready_sender, ready) = unbounded();
         std::thread::Builder::new()
             .name("device server stdout".into())
             .spawn(move || {
@@ -450,7 +450,7 @@ impl<'a> Attempt<'a> {
 
         let output = |name, stream, sink| {
             let sender = self.sender.clone();
-            let done = self.done.clone().unwrap_or_else(|| channel().0);
+            let done = self.done.clone().unwrap_or_else(|| unbounded().0);
             pump(name, stream, sink, done, move |error| {
                 let _ = sender.send(Message::SinkFailed(error));
             })

@@ -1,5 +1,6 @@
 //! The ends of the guest's ports: sockets that QEMU connects to, and the threads that serve them.
 
+use crossbeam_channel::Sender;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
@@ -7,7 +8,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -266,7 +266,7 @@ pub(crate) const CONNECT_TIME: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use crossbeam_channel::{RecvTimeoutError, unbounded};
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -299,7 +299,7 @@ mod tests {
     fn output_is_complete_when_the_pump_has_ended() {
         let (mut guest, ours) = UnixStream::pair().expect("a pair");
         let sink = Arc::new(Mutex::new(Vec::new()));
-        let (done, ended) = channel();
+        let (done, ended) = unbounded();
         pump("test", ours, Some(sink.clone()), done, |_| {}).expect("starts");
         let data: Vec<u8> = (0..1_000_000u32).map(|n| n.to_le_bytes()[0]).collect();
         guest.write_all(&data).expect("writes");
@@ -323,8 +323,8 @@ mod tests {
             }
         }
         let (mut guest, ours) = UnixStream::pair().expect("a pair");
-        let (sender, errors) = channel();
-        let (done, ended) = channel();
+        let (sender, errors) = unbounded();
+        let (done, ended) = unbounded();
         pump(
             "test",
             ours,

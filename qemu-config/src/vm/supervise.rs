@@ -178,7 +178,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
+    use crossbeam_channel::unbounded;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_end_is_told_and_messages_are_kept() {
-        let (sender, ends) = channel();
+        let (sender, ends) = unbounded();
         let mut process = Process::spawn("test", shell("echo why >&2; exit 3"), move |status| {
             let _ = sender.send(status);
         })
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn dropping_ends_it() {
-        let (sender, ends) = channel();
+        let (sender, ends) = unbounded();
         let process = Process::spawn("test", shell("exec sleep 1000"), move |status| {
             let _ = sender.send(status);
         })
