@@ -2,26 +2,29 @@
 //! guest RAM and VRAM before an engine meets them. The first touch of a page costs fifty times
 //! its copy.
 //!
+//! VRAM is populated from each block in use to [`AHEAD`] beyond it: a driver that allocates
+//! upwards finds its memory there, and VRAM that nobody comes near costs the host nothing.
+//!
 //! Work is done in steps of some milliseconds, the most urgent first: scrub, then VRAM, then
 //! guest RAM. Guest RAM is held weakly, so that unmapping it cancels the rest by itself.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+use hmmgpu_contract::VRAM_BLOCK_BYTES;
 use vm_memory::MmapRegion;
 
 use crate::advise::{Want, advise};
 use crate::vram::Vram;
 
-/// VRAM that is kept populated beyond what was used so far.
-const AHEAD: u64 = 256 << 20;
-/// Populating goes on once less than this is left of [`AHEAD`].
-const REFILL: u64 = AHEAD / 2;
-/// Memory that is populated in one step: about 20 ms at the usual 0.2 GB/s.
+/// VRAM that is populated from the beginning of each block in use.
+const AHEAD: u64 = 128 << 20;
+/// Guest RAM that is populated in one step: about 20 ms at the usual 0.2 GB/s. VRAM goes by
+/// blocks.
 const POPULATE_STEP: u64 = 4 << 20;
 /// VRAM that is scrubbed in one step.
 const SCRUB_STEP: u64 = 64 << 20;
@@ -49,10 +52,10 @@ struct ScrubJob {
 struct Jobs {
     shutdown: bool,
     scrub: Option<ScrubJob>,
-    /// VRAM below this is populated, or will be.
-    vram_goal: u64,
-    /// VRAM below this is populated.
-    vram_done: u64,
+    /// Blocks of VRAM that were asked for since the last scrub, by number.
+    vram_asked: Vec<bool>,
+    /// Those of them that are yet to be populated.
+    vram: VecDeque<usize>,
     ram: VecDeque<RamJob>,
 }
 
@@ -60,8 +63,8 @@ struct Shared {
     jobs: Mutex<Jobs>,
     wake: Condvar,
     vram: Arc<Vram>,
-    /// A use of VRAM beyond this moves the goal.
-    vram_trigger: AtomicU64,
+    /// Blocks of VRAM whose use is known, by number. Set and cleared under the lock of the jobs.
+    vram_used: Box<[AtomicBool]>,
 }
 
 /// The thread and what it is asked to do.
@@ -72,18 +75,19 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn start(vram: Arc<Vram>, scrubbed: Scrubbed) -> io::Result<Self> {
-        let goal = AHEAD.min(vram.bytes());
+        let blocks = vram.bytes().div_ceil(VRAM_BLOCK_BYTES);
+        let blocks = usize::try_from(blocks).map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             jobs: Mutex::new(Jobs {
                 shutdown: false,
                 scrub: None,
-                vram_goal: goal,
-                vram_done: 0,
+                vram_asked: vec![false; blocks],
+                vram: VecDeque::new(),
                 ram: VecDeque::new(),
             }),
             wake: Condvar::new(),
             vram,
-            vram_trigger: AtomicU64::new(goal.saturating_sub(REFILL)),
+            vram_used: (0..blocks).map(|_| AtomicBool::new(false)).collect(),
         });
         let thread = std::thread::Builder::new()
             .name("hmmgpu-memory".to_owned())
@@ -97,16 +101,16 @@ impl Background {
         })
     }
 
-    /// VRAM below `end` is in use. Cheap unless the populated part comes to its end.
-    pub(crate) fn vram_used(&self, end: u64) {
-        if end <= self.shared.vram_trigger.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut jobs = self.shared.jobs();
-        if jobs.scrub.is_none() {
-            jobs.vram_goal = end.saturating_add(AHEAD).min(self.shared.vram.bytes());
-            self.shared.set_trigger(jobs.vram_goal);
-            self.shared.wake.notify_one();
+    /// A range of VRAM is in use. Cheap unless a block of it comes into use.
+    pub(crate) fn vram_used(&self, offset: u64, bytes: u64) {
+        let used = &self.shared.vram_used;
+        let number = |block: u64| usize::try_from(block).unwrap_or(usize::MAX);
+        let end = offset.saturating_add(bytes).div_ceil(VRAM_BLOCK_BYTES);
+        let blocks = number(offset / VRAM_BLOCK_BYTES)..number(end).min(used.len());
+        for block in blocks {
+            if !used[block].load(Ordering::Relaxed) {
+                self.shared.populate_from(block);
+            }
         }
     }
 
@@ -167,20 +171,40 @@ impl Shared {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_trigger(&self, goal: u64) {
-        let trigger = if goal >= self.vram.bytes() {
-            u64::MAX
-        } else {
-            goal.saturating_sub(REFILL)
-        };
-        self.vram_trigger.store(trigger, Ordering::Relaxed);
+    /// Asks for what is populated when `block` comes into use.
+    fn populate_from(&self, block: usize) {
+        const BLOCKS: usize = (AHEAD / VRAM_BLOCK_BYTES) as usize;
+        let mut jobs = self.jobs();
+        // What is asked for now would be given back at the end of the scrub.
+        if jobs.scrub.is_some() {
+            return;
+        }
+        self.vram_used[block].store(true, Ordering::Relaxed);
+        let Jobs {
+            vram_asked, vram, ..
+        } = &mut *jobs;
+        for (block, asked) in vram_asked.iter_mut().enumerate().skip(block).take(BLOCKS) {
+            if !std::mem::replace(asked, true) {
+                vram.push_back(block);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Nothing of VRAM is populated any more, nor in use.
+    fn forget_vram(&self, jobs: &mut Jobs) {
+        jobs.vram.clear();
+        jobs.vram_asked.fill(false);
+        for used in &self.vram_used {
+            used.store(false, Ordering::Relaxed);
+        }
     }
 }
 
 /// One step of work, taken out of the jobs so that the lock is not held while it is done.
 enum Step {
     Scrub(ScrubJob),
-    PopulateVram(u64),
+    PopulateVram(usize),
     PopulateRam(Arc<MmapRegion>, RamJob),
 }
 
@@ -188,8 +212,8 @@ fn next_step(jobs: &mut Jobs) -> Option<Step> {
     if let Some(scrub) = jobs.scrub {
         return Some(Step::Scrub(scrub));
     }
-    if jobs.vram_done < jobs.vram_goal {
-        return Some(Step::PopulateVram(jobs.vram_done));
+    if let Some(block) = jobs.vram.pop_front() {
+        return Some(Step::PopulateVram(block));
     }
     while let Some(job) = jobs.ram.pop_front() {
         if let Some(region) = job.region.upgrade() {
@@ -219,7 +243,7 @@ fn run(shared: &Shared, scrubbed: &Scrubbed) {
         drop(jobs);
         match step {
             Step::Scrub(job) => scrub(shared, scrubbed, job),
-            Step::PopulateVram(offset) => populate_vram(shared, offset),
+            Step::PopulateVram(block) => populate_vram(shared, block),
             Step::PopulateRam(region, job) => populate_ram(shared, &region, job),
         }
     }
@@ -241,9 +265,7 @@ fn scrub(shared: &Shared, scrubbed: &Scrubbed, job: ScrubJob) {
             }
             _ => {
                 jobs.scrub = None;
-                jobs.vram_done = 0;
-                jobs.vram_goal = AHEAD.min(vram.bytes());
-                shared.set_trigger(jobs.vram_goal);
+                shared.forget_vram(&mut jobs);
                 true
             }
         }
@@ -253,19 +275,13 @@ fn scrub(shared: &Shared, scrubbed: &Scrubbed, job: ScrubJob) {
     }
 }
 
-fn populate_vram(shared: &Shared, offset: u64) {
-    let region = shared.vram.region();
-    let step = POPULATE_STEP.min(shared.vram.bytes() - offset);
-    let populated = match (usize::try_from(offset), usize::try_from(step)) {
-        (Ok(offset), Ok(step)) => advise(region, offset, step, Want::Writable),
-        _ => false,
-    };
-    let mut jobs = shared.jobs();
-    if jobs.scrub.is_some() {
-        return;
+fn populate_vram(shared: &Shared, block: usize) {
+    let bytes = usize::try_from(VRAM_BLOCK_BYTES).unwrap_or(usize::MAX);
+    let offset = block.saturating_mul(bytes);
+    if !advise(shared.vram.region(), offset, bytes, Want::Writable) {
+        // An old kernel, or a host short of memory: engines then populate by touching.
+        shared.jobs().vram.clear();
     }
-    // An old kernel, or a host short of memory: engines then populate by touching.
-    jobs.vram_done = if populated { offset + step } else { u64::MAX };
 }
 
 fn populate_ram(shared: &Shared, region: &Arc<MmapRegion>, mut job: RamJob) {
@@ -305,8 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn vram_is_populated_ahead_scrubbed_and_populated_again() {
-        let vram = Arc::new(Vram::new(1 << 30).unwrap());
+    fn vram_is_populated_around_its_use_and_not_after_a_scrub() {
+        const VRAM: u64 = 1 << 30;
+        const PAGE: u64 = 4096;
+        let vram = Arc::new(Vram::new(VRAM).unwrap());
         let file = vram.region().file_offset().unwrap().arc().clone();
         let (sender, receiver) = mpsc::channel();
         let report = Box::new(move |generation, result: io::Result<()>| {
@@ -315,14 +333,24 @@ mod tests {
         });
         let background = Background::start(vram.clone(), report).unwrap();
         let file = vram.region().file_offset().unwrap().arc().clone();
-        until(|| populated(&file) >= AHEAD);
-        background.vram_used(REFILL);
-        background.vram_used(REFILL + 4096);
-        until(|| populated(&file) >= AHEAD + REFILL);
-        background.scrub(7);
-        let (generation, well, left) = receiver.recv_timeout(LIMIT).unwrap();
-        assert_eq!((generation, well, left), (7, true, 0));
-        until(|| populated(&file) >= AHEAD);
+        let idle = || background.shared.jobs().vram.is_empty();
+        // The end of VRAM alone, then all of a window, then what a second block adds to it.
+        background.vram_used(VRAM - PAGE, PAGE);
+        until(|| populated(&file) >= VRAM_BLOCK_BYTES);
+        background.vram_used(VRAM_BLOCK_BYTES - PAGE, PAGE);
+        until(|| populated(&file) >= VRAM_BLOCK_BYTES + AHEAD);
+        background.vram_used(PAGE, VRAM_BLOCK_BYTES);
+        until(|| populated(&file) >= 2 * VRAM_BLOCK_BYTES + AHEAD);
+        assert!(idle());
+        assert_eq!(populated(&file), 2 * VRAM_BLOCK_BYTES + AHEAD);
+        for generation in [7, 8] {
+            background.scrub(generation);
+            let reported = receiver.recv_timeout(LIMIT).unwrap();
+            assert_eq!(reported, (generation, true, 0));
+            assert!(idle());
+            background.vram_used(0, PAGE);
+            until(|| populated(&file) >= AHEAD);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::{FenceRecord, QueueHeader};
-use hmmgpu_telemetry::{Record, TransferKind};
+use hmmgpu_telemetry::{NoteKind, Record, TransferKind};
 use vm_memory::VolatileSlice;
 
 use crate::clock::now_ns;
@@ -426,7 +426,7 @@ impl<'a> Run<'a> {
             Place::System(address) => view.check(address, bytes, access),
             Place::Vram(offset) => {
                 self.shared.vram.check(offset, bytes)?;
-                self.shared.background.vram_used(offset + bytes);
+                self.shared.background.vram_used(offset, bytes);
                 Ok(())
             }
         }
@@ -511,7 +511,9 @@ impl<'a> Run<'a> {
                 bytes,
             } => {
                 self.shared.vram.check(address, bytes)?;
-                self.shared.background.vram_used(address + bytes);
+                if kind == NoteKind::Alloc {
+                    self.shared.background.vram_used(address, bytes);
+                }
                 self.records.push(Record::Note {
                     kind,
                     address,

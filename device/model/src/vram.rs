@@ -1,4 +1,5 @@
-//! VRAM: a sparse memfd, so that host memory is used only for what holds data.
+//! VRAM: a sparse memfd, so that host memory is used only for what was used since the last scrub,
+//! and for what is populated ahead of that (see the `background` module).
 
 use std::fs::File;
 use std::io;
