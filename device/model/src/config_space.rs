@@ -119,7 +119,6 @@ impl ConfigSpace {
         // Relaxed ordering, no snoop and 512-byte read requests are the defaults after reset.
         self.set16(DEVICE_CONTROL, 0x2810, !DEVICE_CONTROL_FLR);
         self.set32(CAP_EXPRESS + 0x0c, LINK_16_LANES | LINK_16_GT, 0);
-        self.set16(CAP_EXPRESS + 0x10, 0, 0x00cb);
         self.set32(
             CAP_EXPRESS + 0x10,
             (LINK_16_LANES | LINK_16_GT) << 16,
