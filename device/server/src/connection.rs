@@ -48,7 +48,7 @@ pub enum ConnectionError {
     },
     /// The socket failed.
     #[error("the connection failed: {0}")]
-    Socket(#[source] std::io::Error),
+    Socket(std::io::Error),
 }
 
 impl From<Errno> for ConnectionError {

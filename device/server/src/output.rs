@@ -1,8 +1,8 @@
 //! Where telemetry goes when a server ends.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
@@ -82,13 +82,22 @@ impl Output {
     }
 }
 
-/// A temporary file in the directory of `path`, with the permissions of any new file.
+/// A temporary file in the directory of `path`, with the permissions of any new file. Its name is
+/// in no error: it is not what the user chose.
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o666);
     tempfile::Builder::new()
         .prefix(".hmmgpu-telemetry-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)
+        .make_in(directory, |path| options.open(path))
+        .map_err(|error| {
+            if directory.exists() {
+                return error;
+            }
+            let text = format!("there is no directory {}", directory.display());
+            io::Error::new(error.kind(), text)
+        })
 }
 
 #[cfg(test)]

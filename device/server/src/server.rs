@@ -38,7 +38,7 @@ pub enum ServeError {
     #[error(transparent)]
     Device(#[from] ConfigError),
     /// The telemetry cannot be written.
-    #[error("cannot write the telemetry to {output}: {source}; choose another file")]
+    #[error("cannot write the telemetry to {output}, choose another file")]
     Telemetry {
         /// The file, or `-`.
         output: String,
@@ -46,7 +46,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The system refused something that a server cannot do without.
-    #[error("cannot serve clients: {0}")]
+    #[error("cannot serve clients")]
     System(#[source] io::Error),
 }
 

@@ -68,8 +68,14 @@ pub enum SocketError {
         /// The socket.
         path: PathBuf,
     },
+    /// The directory is not there.
+    #[error("there is no directory {directory} for the socket: make it, or choose another path")]
+    NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The system refused.
-    #[error("cannot {action} the socket {path}: {source}")]
+    #[error("cannot {action} the socket {path}")]
     System {
         /// What was tried.
         action: &'static str,
@@ -206,7 +212,13 @@ fn lock_directory(path: &Path) -> Result<File, SocketError> {
         path: path.to_owned(),
         source,
     };
-    let directory = File::open(path.parent().unwrap_or(Path::new("/"))).map_err(system)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let directory = File::open(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => SocketError::NoDirectory {
+            directory: directory.to_owned(),
+        },
+        _ => system(error),
+    })?;
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {

@@ -70,6 +70,13 @@ fn options(socket: &Path) -> ServeOptions {
     }
 }
 
+/// An error and what it comes from, as a program tells them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 #[track_caller]
 fn refused(socket: &Path) -> SocketError {
     match Server::bind(&options(socket)) {
@@ -196,8 +203,23 @@ fn paths_that_cannot_work_are_refused_with_the_reason() {
     assert!(matches!(refused(&bytes), SocketError::NotUtf8 { .. }));
 
     let missing = directory.path().join("no/such/s");
-    let error = refused(&missing);
-    assert!(error.to_string().contains("No such file"), "{error}");
+    let text = chain(&refused(&missing));
+    let parent = directory.path().join("no/such");
+    let expected = format!(
+        "there is no directory {} for the socket: make it, or choose another path",
+        parent.display()
+    );
+    assert_eq!(text, expected);
+
+    // Anything else the system says is said once.
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("write");
+    let inside = file.join("s");
+    let expected = format!(
+        "cannot look at the socket {}: Not a directory (os error 20)",
+        inside.display()
+    );
+    assert_eq!(chain(&refused(&inside)), expected);
 
     // The longest that works.
     let rest = 107 - directory.path().as_os_str().len() - 1;
@@ -296,7 +318,24 @@ fn an_output_that_cannot_be_written_is_refused_before_the_socket_exists() {
     options.telemetry = Some(TelemetryOutput::File(directory.path().join("no/t.json")));
     let error = Server::bind(&options).expect_err("refused");
     assert!(matches!(error, ServeError::Telemetry { .. }), "{error:?}");
-    assert!(error.to_string().contains("no/t.json"), "{error}");
+    let path = directory.path().display();
+    let advice = "choose another file";
+    assert_eq!(
+        chain(&error),
+        format!(
+            "cannot write the telemetry to {path}/no/t.json, {advice}: there is no directory {path}/no"
+        )
+    );
+    assert!(!options.socket.exists());
+
+    // What the system says is said once, and names no file but the one that was chosen.
+    options.telemetry = Some(TelemetryOutput::File("/proc/t.json".into()));
+    let error = Server::bind(&options).expect_err("refused");
+    let text = chain(&error);
+    let start = format!("cannot write the telemetry to /proc/t.json, {advice}: ");
+    assert!(text.starts_with(&start), "{text}");
+    assert_eq!(text.matches("(os error").count(), 1, "{text}");
+    assert!(!text.contains(".hmmgpu-telemetry"), "{text}");
     assert!(!options.socket.exists());
 }
 
