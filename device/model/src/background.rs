@@ -5,6 +5,10 @@
 //! VRAM is populated from each block in use to [`AHEAD`] beyond it: a driver that allocates
 //! upwards finds its memory there, and VRAM that nobody comes near costs the host nothing.
 //!
+//! Guest RAM is populated from its beginning to its end, whether the guest comes to use it or not.
+//! So that this cannot drive a small host out of memory, it stops where less than a quarter of the
+//! host's memory is available; what is left is populated by whoever touches it first.
+//!
 //! Work is done in steps of some milliseconds, the most urgent first: scrub, then VRAM, then
 //! guest RAM. Guest RAM is held weakly, so that unmapping it cancels the rest by itself.
 
@@ -26,6 +30,9 @@ const AHEAD: u64 = 128 << 20;
 /// Guest RAM that is populated in one step: about 20 ms at the usual 0.2 GB/s. VRAM goes by
 /// blocks.
 const POPULATE_STEP: u64 = 4 << 20;
+/// Guest RAM that is populated between two looks at how much memory the host has left; a multiple
+/// of [`POPULATE_STEP`].
+const LOOK_EVERY: usize = 64 << 20;
 /// VRAM that is scrubbed in one step.
 const SCRUB_STEP: u64 = 64 << 20;
 /// Maps smaller than this are not populated: firmware and ROMs, which come and go in storms.
@@ -35,6 +42,8 @@ const MAX_RAM_JOBS: usize = 1024;
 
 /// What is called when VRAM is scrubbed, or cannot be: the generation that asked, and the result.
 type Scrubbed = Box<dyn Fn(u32, io::Result<()>) + Send>;
+/// Tells whether the host has memory to spare.
+pub(crate) type HasRoom = Box<dyn Fn() -> bool + Send>;
 
 struct RamJob {
     region: Weak<MmapRegion>,
@@ -74,7 +83,11 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    pub(crate) fn start(vram: Arc<Vram>, scrubbed: Scrubbed) -> io::Result<Self> {
+    pub(crate) fn start(
+        vram: Arc<Vram>,
+        scrubbed: Scrubbed,
+        has_room: HasRoom,
+    ) -> io::Result<Self> {
         let blocks = vram.bytes().div_ceil(VRAM_BLOCK_BYTES);
         let blocks = usize::try_from(blocks).map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
@@ -93,7 +106,7 @@ impl Background {
             .name("hmmgpu-memory".to_owned())
             .spawn({
                 let shared = shared.clone();
-                move || run(&shared, &scrubbed)
+                move || run(&shared, &scrubbed, &has_room)
             })?;
         Ok(Self {
             shared,
@@ -223,7 +236,8 @@ fn next_step(jobs: &mut Jobs) -> Option<Step> {
     None
 }
 
-fn run(shared: &Shared, scrubbed: &Scrubbed) {
+fn run(shared: &Shared, scrubbed: &Scrubbed, has_room: &HasRoom) {
+    let mut told = false;
     loop {
         let mut jobs = shared.jobs();
         let step = loop {
@@ -244,7 +258,17 @@ fn run(shared: &Shared, scrubbed: &Scrubbed) {
         match step {
             Step::Scrub(job) => scrub(shared, scrubbed, job),
             Step::PopulateVram(block) => populate_vram(shared, block),
-            Step::PopulateRam(region, job) => populate_ram(shared, &region, job),
+            Step::PopulateRam(region, job) => {
+                let look = job.offset.is_multiple_of(LOOK_EVERY);
+                if !look || has_room() {
+                    populate_ram(shared, &region, job);
+                } else if !std::mem::replace(&mut told, true) {
+                    tracing::info!(
+                        "less than a quarter of the host's memory is available: guest RAM is not \
+                         populated ahead of its use any more"
+                    );
+                }
+            }
         }
     }
 }
@@ -301,6 +325,7 @@ mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
     use std::fs::File;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
     use vm_memory::FileOffset;
@@ -331,7 +356,7 @@ mod tests {
             // The receiver goes first only when the test has failed already.
             let _ = sender.send((generation, result.is_ok(), populated(&file)));
         });
-        let background = Background::start(vram.clone(), report).unwrap();
+        let background = Background::start(vram.clone(), report, Box::new(|| true)).unwrap();
         let file = vram.region().file_offset().unwrap().arc().clone();
         let idle = || background.shared.jobs().vram.is_empty();
         // The end of VRAM alone, then all of a window, then what a second block adds to it.
@@ -353,28 +378,53 @@ mod tests {
         }
     }
 
+    fn ram(size: usize) -> (File, Arc<MmapRegion>) {
+        let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
+        ftruncate(&file, size as u64).unwrap();
+        let backing = FileOffset::new(file.try_clone().unwrap(), 0);
+        let region = Arc::new(MmapRegion::from_file(backing, size).unwrap());
+        (file, region)
+    }
+
+    fn start(has_room: impl Fn() -> bool + Send + 'static) -> Background {
+        let vram = Arc::new(Vram::new(64 << 20).unwrap());
+        Background::start(vram, Box::new(|_, _| {}), Box::new(has_room)).unwrap()
+    }
+
     #[test]
     fn guest_ram_is_populated_until_it_is_unmapped() {
         const SIZE: usize = 64 << 20;
-        let ram = || {
-            let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
-            ftruncate(&file, SIZE as u64).unwrap();
-            let backing = FileOffset::new(file.try_clone().unwrap(), 0);
-            (
-                file,
-                Arc::new(MmapRegion::from_file(backing, SIZE).unwrap()),
-            )
-        };
-        let vram = Arc::new(Vram::new(64 << 20).unwrap());
-        let background = Background::start(vram, Box::new(|_, _| {})).unwrap();
-        let (_gone_file, gone) = ram();
+        let background = start(|| true);
+        let (_gone_file, gone) = ram(SIZE);
         background.ram_mapped(&gone, true);
         let weak = Arc::downgrade(&gone);
         drop(gone);
-        let (file, region) = ram();
+        let (file, region) = ram(SIZE);
         background.ram_mapped(&region, true);
         until(|| populated(&file) == SIZE as u64);
         // Jobs are done in order: the thread has let go of what was unmapped.
         assert_eq!(weak.strong_count(), 0);
+    }
+
+    #[test]
+    fn guest_ram_is_not_populated_when_the_host_gets_short_of_memory() {
+        let (sender, receiver) = mpsc::channel();
+        let looks = AtomicUsize::new(0);
+        let background = start(move || {
+            // The receiver goes first only when the test has failed already.
+            let _ = sender.send(());
+            looks.fetch_add(1, Ordering::Relaxed) < 1
+        });
+        let (file, region) = ram(3 * LOOK_EVERY);
+        let (later_file, later) = ram(LOOK_EVERY);
+        background.ram_mapped(&region, true);
+        background.ram_mapped(&later, true);
+        // Twice for the first, once for the other: what comes after that is not populated.
+        for _ in 0..3 {
+            receiver.recv_timeout(LIMIT).unwrap();
+        }
+        drop(background);
+        assert_eq!(populated(&file), LOOK_EVERY as u64);
+        assert_eq!(populated(&later_file), 0);
     }
 }

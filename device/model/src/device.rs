@@ -14,11 +14,12 @@ use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::Telemetry;
 use hmmgpu_telemetry::snapshot::Snapshot;
 
-use crate::background::Background;
+use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
 use crate::config_space::{CONFIG_SIZE, ConfigSpace};
 use crate::dma::{DmaError, DmaMap, DmaMapping};
 use crate::engine::{self, Control};
+use crate::host_memory::host_has_room;
 use crate::interrupt::{Interrupt, Vectors};
 use crate::msix::MsixTable;
 use crate::registers::{Effect, Registers};
@@ -182,6 +183,10 @@ impl Device {
     /// # Errors
     /// A size or number is out of bounds, or the host refuses memory or threads.
     pub fn new(config: Config) -> Result<Device, ConfigError> {
+        Self::build(config, Box::new(host_has_room))
+    }
+
+    fn build(config: Config, has_room: HasRoom) -> Result<Device, ConfigError> {
         let Config {
             vram_bytes,
             copy_queues,
@@ -205,7 +210,7 @@ impl Device {
                 lock(&registers).scrubbed(generation, result.is_ok());
             }
         };
-        let background = Background::start(vram.clone(), Box::new(scrubbed))
+        let background = Background::start(vram.clone(), Box::new(scrubbed), has_room)
             .map_err(host("a thread for memory"))?;
         let shared = Arc::new(Shared {
             vram,

@@ -12,6 +12,7 @@ mod copy;
 mod device;
 mod dma;
 mod engine;
+mod host_memory;
 mod interrupt;
 pub mod mock;
 mod msix;
