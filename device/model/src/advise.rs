@@ -13,6 +13,8 @@ pub(crate) enum Want {
     Readable,
     /// Pages that are there, for writing.
     Writable,
+    /// No pages: they stay in the file, and come back when they are touched.
+    Unmapped,
 }
 
 /// Advises the host about `len` bytes from `offset`, cut to the mapping. Returns whether the host
@@ -24,9 +26,10 @@ pub(crate) fn advise(region: &MmapRegion, offset: usize, len: usize, want: Want)
         Want::HugePages => Advice::LinuxHugepage,
         Want::Readable => Advice::LinuxPopulateRead,
         Want::Writable => Advice::LinuxPopulateWrite,
+        Want::Unmapped => Advice::LinuxDontNeed,
     };
     let start = region.as_ptr().wrapping_add(offset).cast();
-    // SAFETY: the range lies in a mapping that `region` keeps alive, and none of the three kinds
-    // of advice changes what the memory holds.
+    // SAFETY: the range lies in a mapping that `region` keeps alive, and as that is a shared one
+    // of a file, as all here are, none of this advice changes what the memory holds.
     unsafe { madvise(start, len, advice) }.is_ok()
 }

@@ -9,8 +9,11 @@
 //! So that this cannot drive a small host out of memory, it stops where less than a quarter of the
 //! host's memory is available; what is left is populated by whoever touches it first.
 //!
-//! Work is done in steps of some milliseconds, the most urgent first: scrub, then VRAM, then
-//! guest RAM. Guest RAM is held weakly, so that unmapping it cancels the rest by itself.
+//! What was taken out of the DMA map is unmapped from the address space here as well: that takes
+//! some 60 ms for each populated GiB, for which no client should wait.
+//!
+//! Work is done in steps of some milliseconds, the most urgent first: scrub, then unmapping, then
+//! VRAM, then guest RAM. Guest RAM is held weakly, so that unmapping it cancels the rest by itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,6 +26,7 @@ use hmmgpu_contract::VRAM_BLOCK_BYTES;
 use vm_memory::MmapRegion;
 
 use crate::advise::{Want, advise};
+use crate::dma::MAX_DMA_MAPS;
 use crate::vram::Vram;
 
 /// VRAM that is populated from the beginning of each block in use.
@@ -40,6 +44,12 @@ const SMALLEST_RAM: usize = 1 << 20;
 /// Populating jobs that are remembered; beyond it the oldest is given up, which costs only speed.
 const MAX_RAM_JOBS: usize = 1024;
 
+/// Guest RAM that is unmapped in one step.
+const UNMAP_STEP: usize = 64 << 20;
+/// Regions that may wait for being unmapped: they hold file descriptors, like those of the DMA
+/// map, of which there are at most as many.
+const MAX_UNMAPPED: usize = MAX_DMA_MAPS / 4;
+
 /// What is called when VRAM is scrubbed, or cannot be: the generation that asked, and the result.
 type Scrubbed = Box<dyn Fn(u32, io::Result<()>) + Send>;
 /// Tells whether the host has memory to spare.
@@ -48,6 +58,12 @@ pub(crate) type HasRoom = Box<dyn Fn() -> bool + Send>;
 struct RamJob {
     region: Weak<MmapRegion>,
     want: Want,
+    offset: usize,
+}
+
+/// A region that is to be unmapped, which it is below the offset.
+struct UnmapJob {
+    region: Arc<MmapRegion>,
     offset: usize,
 }
 
@@ -61,6 +77,7 @@ struct ScrubJob {
 struct Jobs {
     shutdown: bool,
     scrub: Option<ScrubJob>,
+    unmap: VecDeque<UnmapJob>,
     /// Blocks of VRAM that were asked for since the last scrub, by number.
     vram_asked: Vec<bool>,
     /// Those of them that are yet to be populated.
@@ -94,6 +111,7 @@ impl Background {
             jobs: Mutex::new(Jobs {
                 shutdown: false,
                 scrub: None,
+                unmap: VecDeque::new(),
                 vram_asked: vec![false; blocks],
                 vram: VecDeque::new(),
                 ram: VecDeque::new(),
@@ -149,6 +167,20 @@ impl Background {
             offset: 0,
         });
         self.shared.wake.notify_one();
+    }
+
+    /// Unmaps regions that nobody uses any more; small ones at once.
+    pub(crate) fn unmap(&self, regions: impl Iterator<Item = Arc<MmapRegion>>) {
+        for region in regions.filter(|region| region.size() >= SMALLEST_RAM) {
+            let mut jobs = self.shared.jobs();
+            if jobs.unmap.len() < MAX_UNMAPPED {
+                jobs.unmap.push_back(UnmapJob { region, offset: 0 });
+                self.shared.wake.notify_one();
+            } else {
+                drop(jobs);
+                drop(region);
+            }
+        }
     }
 
     /// Scrubs all of VRAM for `generation`; a scrub that is under way begins anew.
@@ -217,6 +249,7 @@ impl Shared {
 /// One step of work, taken out of the jobs so that the lock is not held while it is done.
 enum Step {
     Scrub(ScrubJob),
+    Unmap(UnmapJob),
     PopulateVram(usize),
     PopulateRam(Arc<MmapRegion>, RamJob),
 }
@@ -224,6 +257,9 @@ enum Step {
 fn next_step(jobs: &mut Jobs) -> Option<Step> {
     if let Some(scrub) = jobs.scrub {
         return Some(Step::Scrub(scrub));
+    }
+    if let Some(job) = jobs.unmap.pop_front() {
+        return Some(Step::Unmap(job));
     }
     if let Some(block) = jobs.vram.pop_front() {
         return Some(Step::PopulateVram(block));
@@ -257,6 +293,7 @@ fn run(shared: &Shared, scrubbed: &Scrubbed, has_room: &HasRoom) {
         drop(jobs);
         match step {
             Step::Scrub(job) => scrub(shared, scrubbed, job),
+            Step::Unmap(job) => unmap(shared, job),
             Step::PopulateVram(block) => populate_vram(shared, block),
             Step::PopulateRam(region, job) => {
                 let look = job.offset.is_multiple_of(LOOK_EVERY);
@@ -296,6 +333,15 @@ fn scrub(shared: &Shared, scrubbed: &Scrubbed, job: ScrubJob) {
     };
     if finished {
         scrubbed(job.generation, result);
+    }
+}
+
+fn unmap(shared: &Shared, mut job: UnmapJob) {
+    // Piece by piece, so that neither a scrub nor a change of the address space waits for long.
+    advise(&job.region, job.offset, UNMAP_STEP, Want::Unmapped);
+    job.offset = job.offset.saturating_add(UNMAP_STEP);
+    if job.offset < job.region.size() {
+        shared.jobs().unmap.push_front(job);
     }
 }
 
@@ -389,6 +435,30 @@ mod tests {
     fn start(has_room: impl Fn() -> bool + Send + 'static) -> Background {
         let vram = Arc::new(Vram::new(64 << 20).unwrap());
         Background::start(vram, Box::new(|_, _| {}), Box::new(has_room)).unwrap()
+    }
+
+    #[test]
+    fn regions_are_unmapped_by_the_thread_as_long_as_few_wait() {
+        let vram = Arc::new(Vram::new(64 << 20).unwrap());
+        let (hold, held) = mpsc::channel::<()>();
+        let busy = Box::new(move |_, _| {
+            // Ends when the other side is dropped.
+            let _ = held.recv();
+        });
+        let background = Background::start(vram, busy, Box::new(|| false)).unwrap();
+        background.scrub(1);
+        let waiting = (0..=MAX_UNMAPPED).map(|_| {
+            let (_, region) = ram(SMALLEST_RAM);
+            let weak = Arc::downgrade(&region);
+            background.unmap(std::iter::once(region));
+            weak
+        });
+        let mut waiting: Vec<_> = waiting.collect();
+        let beyond = waiting.pop().unwrap();
+        assert_eq!(beyond.strong_count(), 0);
+        assert!(waiting.iter().all(|weak| weak.strong_count() == 1));
+        drop(hold);
+        until(|| waiting.iter().all(|weak| weak.strong_count() == 0));
     }
 
     #[test]

@@ -352,12 +352,15 @@ impl Device {
     /// # Errors
     /// The range is malformed, is not mapped, or is not exactly one that was mapped.
     pub fn dma_unmap(&self, address: u64, size: u64) -> Result<(), DmaError> {
-        self.shared.dma.unmap(address, size)
+        let region = self.shared.dma.unmap(address, size)?;
+        self.shared.background.unmap(region.into_iter());
+        Ok(())
     }
 
     /// Empties the DMA map; as [`Self::dma_unmap`] for all of it.
     pub fn dma_unmap_all(&self) {
-        self.shared.dma.unmap_all();
+        let regions = self.shared.dma.unmap_all();
+        self.shared.background.unmap(regions);
     }
 
     /// Sets where a vector goes; `None` masks it. What was raised while it was masked goes out
@@ -390,6 +393,56 @@ impl Drop for Device {
         for engine in self.engines.drain(..) {
             // A panic of the thread has been reported by the panic hook already.
             let _ = engine.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::GuestRam;
+    use std::time::{Duration, Instant};
+
+    const MIB: u64 = 1 << 20;
+    const RAM_BASE: u64 = 1 << 32;
+
+    fn device() -> Arc<Device> {
+        let config = Config {
+            vram_bytes: 512 * MIB,
+            copy_queues: 1,
+        };
+        Arc::new(Device::build(config, Box::new(|| true)).unwrap())
+    }
+
+    #[track_caller]
+    fn until(mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "not done in time");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn unmapping_does_not_wait_for_the_address_space() {
+        let ram = GuestRam::new(RAM_BASE, 4 << 20).unwrap();
+        for one in [true, false] {
+            let device = device();
+            let mapping = ram.mapping(0, ram.size(), true).unwrap();
+            let mapped = device.shared.dma.map(mapping).unwrap().unwrap().0;
+            let region = Arc::downgrade(&mapped);
+            drop(mapped);
+            // At the end of a scrub the background thread needs the registers.
+            let registers = device.shared.registers();
+            device.shared.background.scrub(0);
+            if one {
+                device.dma_unmap(RAM_BASE, ram.size()).unwrap();
+            } else {
+                device.dma_unmap_all();
+            }
+            assert_eq!(region.strong_count(), 1);
+            drop(registers);
+            until(|| region.strong_count() == 0);
         }
     }
 }

@@ -183,28 +183,29 @@ impl DmaMap {
         Ok(())
     }
 
-    /// Takes out a range, which must be exactly one that was mapped.
-    pub(crate) fn unmap(&self, address: u64, size: u64) -> Result<(), DmaError> {
+    /// Takes out a range, which must be exactly one that was mapped. Returns the mapping, which
+    /// nobody uses any more.
+    pub(crate) fn unmap(
+        &self,
+        address: u64,
+        size: u64,
+    ) -> Result<Option<Arc<MmapRegion>>, DmaError> {
         check_range(address, size)?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let removed = match table.get(&address) {
-            Some(map) if map.size == size => table.remove(&address),
+        match table.get(&address) {
+            Some(map) if map.size == size => Ok(table.remove(&address).and_then(|map| map.region)),
             _ if overlapping(&table, address, size).next().is_some() => {
-                return Err(DmaError::Partial { address, size });
+                Err(DmaError::Partial { address, size })
             }
-            _ => return Err(DmaError::NotMapped { address, size }),
-        };
-        drop(table);
-        // Unmapping from the address space is slow: outside of the lock.
-        drop(removed);
-        Ok(())
+            _ => Err(DmaError::NotMapped { address, size }),
+        }
     }
 
-    /// Takes out all ranges.
-    pub(crate) fn unmap_all(&self) {
+    /// Takes out all ranges. Returns their mappings, which nobody uses any more.
+    pub(crate) fn unmap_all(&self) -> impl Iterator<Item = Arc<MmapRegion>> + use<> {
         let removed =
             std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
-        drop(removed);
+        removed.into_values().filter_map(|map| map.region)
     }
 
     /// Waits until every access that has begun is over.

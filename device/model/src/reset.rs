@@ -67,7 +67,7 @@ impl Shared {
         dma.barrier();
         let disconnected = cause == ResetCause::Disconnect;
         if disconnected {
-            dma.unmap_all();
+            background.unmap(dma.unmap_all());
         }
         vectors.reset(disconnected);
         telemetry.reset(cause.kind(), generation);
