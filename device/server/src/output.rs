@@ -1,11 +1,16 @@
 //! Where telemetry goes when a server ends.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::io::Errno;
+use tempfile::NamedTempFile;
+
+/// Most symbolic links on the way to a file, as for the kernel. Stops a circle of them.
+const MAX_LINKS: usize = 40;
 
 /// Where a server writes its telemetry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +53,9 @@ impl Output {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // Behind a symbolic link its target is replaced, not the link.
-        let path = match path.canonicalize() {
-            Ok(path) => path,
-            Err(_) => std::path::absolute(path)?,
-        };
+        let path = behind_links(path)?;
         // Removed again at once: a server that is killed leaves nothing half-made behind.
-        beside(&path)?.close()?;
+        beside(&path, None)?.close()?;
         Ok(Self::Replace(path))
     }
 
@@ -65,7 +66,8 @@ impl Output {
     pub(crate) fn write(self, text: &[u8]) -> io::Result<()> {
         let result = match self {
             Self::Replace(path) => {
-                let mut file = beside(&path)?;
+                let old = std::fs::metadata(&path).ok();
+                let mut file = beside(&path, old.map(|old| old.permissions()))?;
                 file.write_all(text)?;
                 return file.persist(&path).map(drop).map_err(|error| error.error);
             }
@@ -82,13 +84,29 @@ impl Output {
     }
 }
 
-/// A temporary file in the directory of `path`, with the permissions of any new file. Its name is
-/// in no error: it is not what the user chose.
-fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+/// Where a path leads that need not exist: behind a symbolic link its target is replaced, not the
+/// link, and a target that is not there yet is made.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = std::path::absolute(path)?;
+    for _ in 0..MAX_LINKS {
+        match (std::fs::read_link(&path), path.parent()) {
+            (Ok(target), Some(directory)) => path = directory.join(target),
+            // No link.
+            _ => return Ok(path),
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// A temporary file in the directory of `path`, with the permissions of the file that it is to
+/// replace, or those of any new file. Its name is in no error: it is not what the user chose.
+fn beside(path: &Path, permissions: Option<Permissions>) -> io::Result<NamedTempFile> {
     let directory = path.parent().unwrap_or(Path::new("/"));
+    let mode = permissions.as_ref().map_or(0o666, PermissionsExt::mode) & 0o777;
+    // From the first moment nobody can open it who could not open the old one.
     let mut options = File::options();
-    options.write(true).create_new(true).mode(0o666);
-    tempfile::Builder::new()
+    options.write(true).create_new(true).mode(mode);
+    let file = tempfile::Builder::new()
         .prefix(".hmmgpu-telemetry-")
         .make_in(directory, |path| options.open(path))
         .map_err(|error| {
@@ -97,7 +115,12 @@ fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
             }
             let text = format!("there is no directory {}", directory.display());
             io::Error::new(error.kind(), text)
-        })
+        })?;
+    if let Some(permissions) = permissions {
+        // What the process's mask has taken away. Where it cannot be had, the file is narrower.
+        let _ = file.as_file().set_permissions(permissions);
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -145,6 +168,41 @@ mod tests {
         output.write(b"new").expect("write");
         assert!(link.symlink_metadata().expect("metadata").is_symlink());
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "new");
+    }
+
+    #[test]
+    fn a_link_to_what_is_not_there_yet_stays_a_link() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let inner = directory.path().join("inner");
+        std::fs::create_dir(&inner).expect("create_dir");
+        // One is relative to its own directory, the other is not.
+        let (first, second) = (directory.path().join("first"), inner.join("second"));
+        std::os::unix::fs::symlink(&second, &first).expect("symlink");
+        std::os::unix::fs::symlink("../t.json", &second).expect("symlink");
+        let output = Output::open(&TelemetryOutput::File(first.clone())).expect("open");
+        assert_eq!(entries(directory.path()), ["first", "inner"]);
+        output.write(b"new").expect("write");
+        for link in [&first, &second] {
+            assert!(link.symlink_metadata().expect("metadata").is_symlink());
+        }
+        let path = directory.path().join("t.json");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "new");
+    }
+
+    #[test]
+    fn the_old_files_mode_is_kept() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("t.json");
+        // Less than a new file has, and more.
+        for mode in [0o600, 0o666] {
+            std::fs::write(&path, "old").expect("write");
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
+            let output = Output::open(&TelemetryOutput::File(path.clone())).expect("open");
+            output.write(b"new").expect("write");
+            assert_eq!(std::fs::read_to_string(&path).expect("read"), "new");
+            let now = path.metadata().expect("metadata").permissions().mode();
+            assert_eq!(now & 0o7777, mode);
+        }
     }
 
     #[test]

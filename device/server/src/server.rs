@@ -1,6 +1,6 @@
 //! The life of a server: bind, clients in sequence, shutdown, telemetry.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::Shutdown as Half;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -40,6 +40,14 @@ pub enum ServeError {
     /// The telemetry cannot be written.
     #[error("cannot write the telemetry to {output}, choose another file")]
     Telemetry {
+        /// The file, or `-`.
+        output: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The telemetry could not be written at the end, when it was too late to choose.
+    #[error("cannot write the telemetry to {output}, so it is on standard error")]
+    TelemetryAside {
         /// The file, or `-`.
         output: String,
         /// Why not.
@@ -119,22 +127,41 @@ impl Server {
         let served = serve_clients(&device, &socket, shutdown).map_err(ServeError::System);
         let written = match output {
             None => Ok(()),
-            Some((name, output)) => {
-                write_telemetry(&device, output).map_err(|source| ServeError::Telemetry {
-                    output: name,
-                    source,
-                })
-            }
+            Some((name, output)) => write_telemetry(&device, name, output, &mut io::stderr()),
         };
         drop(socket);
         served.and(written)
     }
 }
 
-fn write_telemetry(device: &Device, output: Output) -> io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(&device.snapshot())?;
-    text.push(b'\n');
-    output.write(&text)
+/// Writes the telemetry to `output`, and where that fails to `aside`: what was measured cannot be
+/// had again.
+fn write_telemetry(
+    device: &Device,
+    name: String,
+    output: Output,
+    aside: &mut dyn Write,
+) -> Result<(), ServeError> {
+    let written = serde_json::to_vec_pretty(&device.snapshot())
+        .map_err(io::Error::from)
+        .and_then(|mut text| {
+            text.push(b'\n');
+            match output.write(&text) {
+                Err(error) if aside.write_all(&text).is_ok() => Ok(Some(error)),
+                result => result.map(|()| None),
+            }
+        });
+    match written {
+        Ok(None) => Ok(()),
+        Ok(Some(source)) => Err(ServeError::TelemetryAside {
+            output: name,
+            source,
+        }),
+        Err(source) => Err(ServeError::Telemetry {
+            output: name,
+            source,
+        }),
+    }
 }
 
 /// Triggers when it goes out of scope, however that comes.
@@ -233,5 +260,37 @@ fn wait_for(events: [&Shutdown; 2]) {
             // Of poll's errors only a lack of memory can occur, and it passes.
             Err(_) => std::thread::yield_now(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
+
+    use super::*;
+
+    #[test]
+    fn telemetry_whose_directory_has_gone_is_put_aside() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("gone/t.json");
+        let parent = path.parent().expect("a directory");
+        std::fs::create_dir(parent).expect("create_dir");
+        let output = Output::open(&TelemetryOutput::File(path.clone())).expect("open");
+        std::fs::remove_dir(parent).expect("remove_dir");
+        let device = Device::new(Config {
+            vram_bytes: 64 << 20,
+            ..Config::default()
+        });
+        let (device, mut aside) = (device.expect("a device"), Vec::new());
+        let error = write_telemetry(&device, "t.json".to_owned(), output, &mut aside);
+        let error = error.expect_err("it is not where it should be");
+        assert!(
+            matches!(error, ServeError::TelemetryAside { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("standard error"), "{error}");
+        let snapshot: Snapshot = serde_json::from_slice(&aside).expect("a snapshot");
+        assert_eq!(snapshot.schema, SCHEMA);
+        assert!(!path.exists());
     }
 }
