@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use hmmgpu_contract::PAGE_SIZE;
 use hmmgpu_contract::desc::Status;
@@ -216,6 +216,15 @@ impl DmaMap {
     /// The map for accesses. It must not be held while waiting for anything.
     pub(crate) fn view(&self) -> DmaView<'_> {
         DmaView(self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// As [`Self::view`]; `None` when it would have to wait.
+    pub(crate) fn try_view(&self) -> Option<DmaView<'_>> {
+        match self.table.try_read() {
+            Ok(table) => Some(DmaView(table)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(DmaView(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

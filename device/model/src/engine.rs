@@ -6,6 +6,7 @@
 //! waits for the views that are out ([`DmaMap::barrier`](crate::dma::DmaMap::barrier)); from then
 //! on nothing of the old run can be written. A permit covers at most [`CHUNK`] bytes.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -137,6 +138,8 @@ struct Run<'a> {
     /// End of the last descriptor, which is the beginning of the next while the ring is not
     /// empty: one reading of the clock for each descriptor.
     clock: u64,
+    /// How long permits were waited for since then, in nanoseconds.
+    waited: Cell<u64>,
     pattern: Box<[u8]>,
 }
 
@@ -154,6 +157,7 @@ impl<'a> Run<'a> {
             descriptors: 0,
             poll: POLL_MAX,
             clock: 0,
+            waited: Cell::new(0),
             pattern: vec![0; PATTERN_BYTES].into(),
         }
     }
@@ -177,17 +181,43 @@ impl<'a> Run<'a> {
 
     /// A permit to touch memory. While the function may not master the bus, it waits.
     fn permit(&self) -> Result<DmaView<'a>, Stop> {
+        if let Some(view) = self.shared.dma.try_view()
+            && let Some(view) = self.permitted(view)?
+        {
+            return Ok(view);
+        }
+        let since = now_ns();
+        let permit = self.wait_for_permit();
+        let waited = now_ns().saturating_sub(since);
+        self.waited.set(self.waited.get().saturating_add(waited));
+        permit
+    }
+
+    fn wait_for_permit(&self) -> Result<DmaView<'a>, Stop> {
         loop {
-            let view = self.shared.dma.view();
-            if self.control.run.load(Ordering::SeqCst) != self.setup.run {
-                return Err(Stop::Ended);
-            }
-            if self.shared.may_master() {
+            if let Some(view) = self.permitted(self.shared.dma.view())? {
                 return Ok(view);
             }
-            drop(view);
             std::thread::park();
         }
+    }
+
+    /// The view, if memory may be touched now.
+    fn permitted(&self, view: DmaView<'a>) -> Result<Option<DmaView<'a>>, Stop> {
+        if self.control.run.load(Ordering::SeqCst) != self.setup.run {
+            return Err(Stop::Ended);
+        }
+        Ok(self.shared.may_master().then_some(view))
+    }
+
+    /// The time in which the engine was busy since the last call.
+    fn lap(&mut self) -> u64 {
+        let now = now_ns();
+        let busy = now
+            .saturating_sub(self.clock)
+            .saturating_sub(self.waited.take());
+        self.clock = now;
+        busy
     }
 
     fn serve(&mut self) -> Stop {
@@ -209,7 +239,7 @@ impl<'a> Run<'a> {
                 self.idle()?;
                 continue;
             }
-            self.clock = now_ns();
+            self.lap();
             for _ in 0..pending {
                 self.descriptor()?;
                 if self.consumer.wrapping_sub(self.published) >= PUBLISH_EVERY {
@@ -296,7 +326,7 @@ impl<'a> Run<'a> {
             Ok(Command::Transfer(transfer)) => self.transfer(&transfer),
             Ok(command) => {
                 let result = self.other(command);
-                self.clock = now_ns();
+                self.lap();
                 self.note_error(result)
             }
             Err(fault) => self.note_error(Err(fault.into())),
@@ -305,6 +335,7 @@ impl<'a> Run<'a> {
         self.consumer = self.consumer.wrapping_add(1);
         if self.records.len() >= RECORDS {
             self.flush();
+            self.lap();
         }
         Ok(())
     }
@@ -359,9 +390,7 @@ impl<'a> Run<'a> {
 
     fn transfer(&mut self, transfer: &Transfer) -> Result<(), Stop> {
         let result = self.copy(transfer);
-        let now = now_ns();
-        let engine_ns = now.saturating_sub(self.clock);
-        self.clock = now;
+        let engine_ns = self.lap();
         let status = match &result {
             Ok(()) => Status::STATUS_OK,
             Err(Stop::Fault(fault)) => fault.status,

@@ -9,7 +9,10 @@ use hmmgpu_model::mock::descriptors::{
 };
 use hmmgpu_telemetry::snapshot::{Direction, SCHEMA, Snapshot, Transfers, Trigger};
 
-use crate::rig::{MIB, PAGE, assert_clean, mock};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::rig::{MIB, Mock, PAGE, assert_clean, mock};
 
 fn row(rows: &[Transfers], order: u8, direction: Direction, trigger: Trigger) -> &Transfers {
     rows.iter()
@@ -78,6 +81,58 @@ fn transfers_by_order_direction_and_trigger() {
         (filled.folios, filled.filled_folios, filled.filled_bytes),
         (0, 7, 7 * PAGE)
     );
+}
+
+#[test]
+fn engine_time_is_without_the_time_in_which_the_bus_may_not_be_mastered() {
+    const BYTES: u64 = 128 * MIB;
+    let mut driver = mock(BYTES + 4 * MIB);
+    let data = driver.data().next_multiple_of(2 * MIB);
+    let fill = |pattern| fill(15, 1, Side::System(data), pattern);
+    let total = |driver: &Mock| {
+        let snapshot = driver.function().snapshot();
+        row(
+            &snapshot.transfers,
+            15,
+            Direction::SysToSys,
+            Trigger::Prefetch,
+        )
+        .engine_ns
+    };
+    assert_clean(&driver.run(&[fill(u64::MAX)]).unwrap());
+    let before = total(&driver);
+    assert_clean(&driver.run(&[fill(0)]).unwrap());
+    let undisturbed = Duration::from_nanos(total(&driver) - before);
+    let off = (20 * undisturbed).max(Duration::from_millis(200));
+    // A fill may be over before the bus is taken away; then the next attempt counts.
+    for attempt in 1..=50 {
+        let before = total(&driver);
+        driver.submit(&[fill(attempt)]).unwrap();
+        let sequence = driver.fence(false).unwrap();
+        driver
+            .until("first bytes", |driver| {
+                driver.ram().load::<u64>(data, Ordering::Acquire) == attempt
+            })
+            .unwrap();
+        driver.set_bus_master(false);
+        let last = data + BYTES - PAGE;
+        let cut = driver.ram().load::<u64>(last, Ordering::Acquire) != attempt;
+        if cut {
+            // Not to wait for anything: it is the time itself that must not be counted.
+            std::thread::sleep(off);
+        }
+        driver.set_bus_master(true);
+        assert_clean(&driver.wait(sequence).unwrap());
+        let engine = Duration::from_nanos(total(&driver) - before);
+        if cut {
+            assert!(
+                engine < off,
+                "{engine:?} of engine time, {off:?} of them off"
+            );
+            return;
+        }
+    }
+    panic!("the bus was never taken away in the middle of a fill");
 }
 
 #[test]
