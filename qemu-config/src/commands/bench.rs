@@ -1,14 +1,13 @@
 //! `hmmgpu bench`: migration throughput for each folio order.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use hmmgpu_guest_protocol::ExitStatus;
 use hmmgpu_guest_protocol::bench::BenchEvent;
 
+use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
 use crate::bench::plan::plan;
 use crate::bench::result::{BenchResult, SCHEMA, Warning};
@@ -150,23 +149,6 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     })
 }
 
-/// Where the JSON goes.
-enum Output {
-    Stdout,
-    File(File, String),
-}
-
-impl Output {
-    fn open(path: &Path) -> Result<Self, Error> {
-        if path == Path::new("-") {
-            return Ok(Self::Stdout);
-        }
-        let name = path.display().to_string();
-        let file = File::create(path).with_context(|| format!("cannot write {name}"))?;
-        Ok(Self::File(file, name))
-    }
-}
-
 /// Text to standard output, or to standard error where the JSON needs standard output.
 fn write_result(result: &BenchResult, json: Option<Output>) -> anyhow::Result<()> {
     let text = table::render(result);
@@ -183,10 +165,7 @@ fn write_result(result: &BenchResult, json: Option<Output>) -> anyhow::Result<()
             stdout.flush()?;
             return Ok(());
         }
-        Some(Output::File(mut file, name)) => {
-            file.write_all(&document()?)
-                .with_context(|| format!("cannot write {name}"))?;
-        }
+        Some(output) => output.write(&document()?)?,
         None => {}
     }
     let mut stdout = io::stdout().lock();

@@ -2,6 +2,7 @@
 
 mod bench;
 mod doctor;
+mod output;
 mod run;
 mod serve;
 mod shell;
