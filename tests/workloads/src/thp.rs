@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 
 const ROOT: &str = "/sys/kernel/mm/transparent_hugepage";
 
+/// Whether reading untouched memory may map the huge zero page.
+const ZERO_PAGE: &str = "use_zero_page";
+
 /// The controls as they were; they are put back when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Controls {
@@ -23,6 +26,10 @@ impl Controls {
         let mut before = Vec::new();
         for (_, path) in sizes()? {
             before.push(remember(&path.join("enabled"))?);
+        }
+        let zero = Path::new(ROOT).join(ZERO_PAGE);
+        if zero.exists() {
+            before.push(remember(&zero)?);
         }
         let scan = Path::new(ROOT).join("khugepaged/scan_sleep_millisecs");
         if scan.exists() {
@@ -43,6 +50,12 @@ impl Controls {
     /// Anonymous memory shall have folios of this order alone (0: single pages).
     pub(crate) fn only(&self, wanted: u8) -> Result<()> {
         self.set(|order| (order == wanted).then_some("always"))
+    }
+
+    /// Reading huge memory that nobody wrote shall map the huge zero page. A kernel with little
+    /// memory starts with that switched off.
+    pub(crate) fn huge_zero_page(&self) -> Result<()> {
+        write(&Path::new(ROOT).join(ZERO_PAGE), "1")
     }
 }
 

@@ -23,6 +23,13 @@ const ZEROING: &[Step] = &[
         limit: 300,
     },
     Step {
+        // As in a guest with little memory, where the kernel switches it off by itself.
+        name: "zeropage",
+        command: "sh -c 'echo 0 >/sys/kernel/mm/transparent_hugepage/use_zero_page; \
+                  hmmgpu-scenarios huge_zero_page_is_filled'",
+        limit: 60,
+    },
+    Step {
         name: "code",
         command: "hmmgpu-exec-code",
         limit: 120,
@@ -118,6 +125,11 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
             the_device_has_seen_no_error,
         );
     }
+    add(
+        "scenarios::the_huge_zero_page_is_switched_on".into(),
+        &zeroing,
+        |session| session.succeeded("zeropage").map(drop),
+    );
     add("code::runs_with_zeroing".into(), &zeroing, code_runs);
     add("code::runs_without_zeroing".into(), &plain, code_runs);
     add(

@@ -169,6 +169,7 @@ pub(super) fn untouched_memory_is_filled(setup: &Setup) -> Result<()> {
 
 pub(super) fn huge_zero_page_is_filled(setup: &Setup) -> Result<()> {
     setup.controls.only(9)?;
+    setup.controls.huge_zero_page()?;
     let mut memory = Memory::anonymous(2 * UNIT)?;
     let all = 0..memory.pages();
     for unit in 0..2 {
