@@ -14,12 +14,14 @@ pub struct Profile {
     /// One line for a person.
     #[serde(default)]
     pub description: String,
-    /// Guest memory.
+    /// Guest memory; [`DEFAULT_MEMORY`] where the profile does not say.
+    #[serde(default = "default_memory")]
     pub memory: Size,
     /// Virtual CPUs; `None`: as many as the host has, at most [`MAX_DEFAULT_CPUS`].
     #[serde(default)]
     pub cpus: Option<u32>,
-    /// VRAM of the device.
+    /// VRAM of the device; [`DEFAULT_VRAM`] where the profile does not say.
+    #[serde(default = "default_vram")]
     pub vram: Size,
     /// Accelerator.
     #[serde(default)]
@@ -39,8 +41,14 @@ pub struct Profile {
 pub const MAX_DEFAULT_CPUS: u32 = 4;
 /// Virtual CPUs of any machine, at most (q35 without an interrupt remapper).
 pub const MAX_CPUS: u32 = 255;
-/// Guest memory, at least: the kernel, the initramfs and some room.
-pub const MIN_MEMORY: Size = Size(512 * MIB);
+/// Guest memory of a profile that does not say how much.
+pub const DEFAULT_MEMORY: Size = Size(2 << 30);
+/// VRAM of a profile that does not say how much.
+pub const DEFAULT_VRAM: Size = Size(1 << 30);
+/// Guest memory, at least. A kernel that finds less than 512 MiB of free memory at boot (what its
+/// own image and tables take not counted) switches transparent huge pages off: programs in such a
+/// guest would silently measure and test single pages only.
+pub const MIN_MEMORY: Size = Size(1 << 30);
 /// VRAM, at least and at most: the hardware contract's limits.
 pub const VRAM_RANGE: (Size, Size) = (Size(64 * MIB), Size(64 << 30));
 
@@ -83,6 +91,14 @@ pub enum ProfileError {
         /// What is wrong and what is right.
         message: String,
     },
+}
+
+fn default_memory() -> Size {
+    DEFAULT_MEMORY
+}
+
+fn default_vram() -> Size {
+    DEFAULT_VRAM
 }
 
 fn yes() -> bool {
@@ -183,7 +199,7 @@ impl Profile {
 pub fn check_memory(memory: Size) -> Result<(), String> {
     if memory < MIN_MEMORY {
         return Err(format!(
-            "{memory} is too little for a guest; at least {MIN_MEMORY}"
+            "{memory} is too little for a guest; at least {MIN_MEMORY}: with less, its kernel switches huge pages off"
         ));
     }
     if !memory.0.is_multiple_of(2 * MIB) {
@@ -322,11 +338,35 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_and_broken_toml_are_errors() {
-        let (_, _, shown) = error("vram = \"1G\"\n");
-        assert!(shown.contains("memory"), "{shown}");
-        let (line, _, _) = error("memory = \"2G\"\nvram = = 1\n");
-        assert_eq!(line, 2);
+    fn what_a_profile_leaves_out_is_as_in_the_default_one() {
+        let default = Profile::load("default").expect("valid");
+        assert_eq!(
+            (default.memory, default.vram),
+            (DEFAULT_MEMORY, DEFAULT_VRAM)
+        );
+        let profile = Profile::parse("kernel_args = [\"quiet\"]\n", "my.toml").expect("valid");
+        let expected = Profile {
+            kernel_args: vec!["quiet".to_owned()],
+            description: String::new(),
+            ..default
+        };
+        assert_eq!(profile, expected);
+    }
+
+    #[test]
+    fn broken_toml_is_named_with_its_line() {
+        assert_eq!(error("memory = \"2G\"\nvram = = 1\n").0, 2);
+    }
+
+    #[test]
+    fn a_guest_without_huge_pages_is_refused_with_the_reason() {
+        let (line, key, shown) = error("# small\nmemory = \"512M\"\n");
+        assert_eq!((line, key.as_deref()), (2, Some("memory")));
+        assert!(
+            shown.contains("at least 1G") && shown.contains("huge pages"),
+            "{shown}"
+        );
+        assert_eq!(check_memory(MIN_MEMORY), Ok(()));
     }
 
     #[test]

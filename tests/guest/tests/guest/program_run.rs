@@ -48,7 +48,7 @@ fn runtime() -> Result<TempDir> {
         .context("cannot make a folder in /tmp")
 }
 
-const MACHINE: [&str; 5] = ["run", "--memory", "512M", "--vram", "64M"];
+const MACHINE: [&str; 5] = ["run", "--memory", "1G", "--vram", "64M"];
 
 fn arguments<'a>(options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
     [&MACHINE[..], options, &["--"], command].concat()
