@@ -21,7 +21,8 @@ pub const COULD_NOT_RUN: u8 = 121;
 pub const LOST: u8 = 122;
 /// The time limit has passed.
 pub const TIMED_OUT: u8 = 123;
-/// The guest runs but cannot do the job: the driver does not load, or there is no such command.
+/// The guest runs but cannot do the job: its driver does not load. (A command that the guest does
+/// not have ends with a shell's status, 126 or 127.)
 pub const GUEST_FAILED: u8 = 124;
 /// Anything else on the host: an output that cannot be written, a socket that is in use.
 pub const HOST: u8 = 125;
