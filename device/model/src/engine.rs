@@ -563,7 +563,6 @@ impl<'a> Run<'a> {
         const SEQUENCE: usize = std::mem::offset_of!(FenceRecord, sequence);
         const { assert!(SEQUENCE == 0, "the sequence is the first word") };
         // Whoever has seen the fence finds in telemetry what came before it.
-        self.records.push(Record::Fence);
         self.flush();
         let (status, error_index) = self.errors.first.unwrap_or((Status::STATUS_OK, 0));
         let record = FenceRecord {
@@ -584,6 +583,8 @@ impl<'a> Run<'a> {
         let consumer = self.consumer.wrapping_add(1);
         self.store(&view, CONSUMER, consumer)?;
         self.published = consumer;
+        // It cannot fail any more: the place was checked under this permit.
+        self.shared.telemetry.counters.fence();
         let publish = || view.store(address, sequence.to_le(), Ordering::Release);
         if interrupt {
             // Under the lock, so that a driver that sees the fence also finds the cause set, and

@@ -116,8 +116,6 @@ pub enum Record {
         /// When.
         time_ns: u64,
     },
-    /// A fence record is about to be written.
-    Fence,
 }
 
 #[derive(Debug)]
@@ -132,7 +130,6 @@ struct State {
     errors: BTreeMap<Status, u64>,
     resets: [u64; 4],
     descriptors: u64,
-    fences: u64,
     unmatched_spans: u64,
     lost_spans: u64,
 }
@@ -161,7 +158,6 @@ impl Telemetry {
                 errors: BTreeMap::new(),
                 resets: [0; 4],
                 descriptors: 0,
-                fences: 0,
                 unmatched_spans: 0,
                 lost_spans: 0,
             }),
@@ -221,7 +217,7 @@ impl Telemetry {
                     .map(|(name, count)| ((*name).to_owned(), count))
                     .collect(),
                 descriptors: state.descriptors,
-                fences: state.fences,
+                fences: self.counters.fences(),
                 interrupts: self.counters.interrupts(),
                 doorbells: self.counters.doorbells(),
                 engine_sleeps: self.counters.engine_sleeps(),
@@ -269,7 +265,6 @@ impl State {
                 }
             }
             Record::Error { status } => *self.errors.entry(status).or_insert(0) += 1,
-            Record::Fence => self.fences += 1,
             Record::SpanBegin { .. } if !current => self.lost_spans += 1,
             Record::SpanBegin { id, pages, time_ns } => {
                 let (unmatched, lost) = self.open_spans.begin(id, u64::from(pages), time_ns);
@@ -386,7 +381,6 @@ mod tests {
                 pages,
                 time_ns: 500,
             },
-            Record::Fence,
             Record::Mark {
                 cookie: 6,
                 time_ns: 600,

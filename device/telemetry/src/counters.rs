@@ -17,6 +17,8 @@ pub struct Counters {
     doorbells: AtomicU64,
     /// Times that an engine went to sleep.
     engine_sleeps: AtomicU64,
+    /// Fences that were written.
+    fences: AtomicU64,
     /// DMA maps that were refused.
     dma_map_errors: AtomicU64,
     /// All accesses to unknown registers.
@@ -46,6 +48,8 @@ impl Counters {
         doorbells, doorbell;
         /// An engine goes to sleep.
         engine_sleeps, engine_sleep;
+        /// A fence is written. Counted before, so that whoever sees it finds it counted.
+        fences, fence;
         /// A DMA map was refused.
         dma_map_errors, dma_map_error;
     }

@@ -5,7 +5,7 @@ use hmmgpu_contract::desc::{
     TRIGGER_EVICT,
 };
 use hmmgpu_model::mock::descriptors::{
-    Side, copy, fill, mark, note, span_begin, span_end, triggered,
+    Side, copy, fence, fill, mark, note, span_begin, span_end, triggered,
 };
 use hmmgpu_telemetry::snapshot::{Direction, SCHEMA, Snapshot, Transfers, Trigger};
 
@@ -81,6 +81,17 @@ fn transfers_by_order_direction_and_trigger() {
         (filled.folios, filled.filled_folios, filled.filled_bytes),
         (0, 7, 7 * PAGE)
     );
+}
+
+#[test]
+fn fences_are_counted_when_they_are_written() {
+    let mut driver = mock(MIB);
+    let (nowhere, misaligned) = (0x1000, driver.record_address() + 8);
+    let failing = [fence(nowhere, 1, false), fence(misaligned, 2, true)];
+    assert_eq!(driver.run(&failing).unwrap().errors, 2);
+    assert_eq!(driver.function().snapshot().events.fences, 1);
+    assert_clean(&driver.run(&[]).unwrap());
+    assert_eq!(driver.function().snapshot().events.fences, 2);
 }
 
 #[test]
