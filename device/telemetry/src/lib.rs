@@ -17,4 +17,4 @@ mod windows;
 pub use aggregate::{NoteKind, Record, ResetKind, Telemetry, TransferKind};
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
 pub use spans::MAX_OPEN_SPANS;
-pub use windows::MAX_WINDOWS;
+pub use windows::{MAX_WINDOW_ROWS, MAX_WINDOWS};

@@ -54,7 +54,8 @@ pub struct Snapshot {
     pub spans: Vec<Spans>,
     /// Events that are not transfers.
     pub events: Events,
-    /// Windows between marks, in order; the first ones are dropped beyond a bound.
+    /// Windows between marks, in order; the first ones are dropped beyond
+    /// [`MAX_WINDOWS`](crate::MAX_WINDOWS) or [`MAX_WINDOW_ROWS`](crate::MAX_WINDOW_ROWS).
     pub windows: Vec<Window>,
     /// Windows that were dropped.
     pub windows_dropped: u64,
@@ -163,7 +164,9 @@ pub struct Events {
     pub doorbells: u64,
     /// Times that an engine went to sleep.
     pub engine_sleeps: u64,
-    /// Reads and writes of registers that are not defined: `[offset, accesses]` for the first 64 offsets.
+    /// Reads and writes of registers that are not defined: `[offset, accesses]` for the first 64
+    /// offsets. Those outside BAR 0 carry the number of the BAR in the upper half:
+    /// `bar << 32 | offset`.
     pub unknown_registers: Vec<(u64, u64)>,
     /// All reads and writes of registers that are not defined.
     pub unknown_register_accesses: u64,

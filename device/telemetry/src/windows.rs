@@ -9,6 +9,25 @@ use crate::snapshot::Window;
 /// memory: beyond it the oldest is dropped and counted.
 pub const MAX_WINDOWS: usize = 4096;
 
+/// Most rows that are kept in all closed windows: what [`Window::rows`] counts, which are some
+/// 30 bytes of JSON each. Stops a driver that does a little of everything between its marks:
+/// beyond it the oldest windows are dropped and counted, but never the last.
+pub const MAX_WINDOW_ROWS: usize = 1 << 18;
+
+/// Rows that a class counts as, besides its latency buckets.
+const CLASS_ROWS: usize = 16;
+
+impl Window {
+    /// How much it takes to keep it: its latency buckets and splits, and 16 for each row of
+    /// transfers or spans.
+    pub fn rows(&self) -> usize {
+        let transfers = self.transfers.iter().map(|row| &row.latency);
+        let latencies = transfers.chain(self.spans.iter().map(|row| &row.latency));
+        let classes: usize = latencies.map(|row| CLASS_ROWS + row.buckets.len()).sum();
+        classes + self.splits.len()
+    }
+}
+
 /// The window that is open, with its sums still growing.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenWindow {
@@ -38,6 +57,8 @@ impl OpenWindow {
 pub(crate) struct Windows {
     pub(crate) open: Option<OpenWindow>,
     closed: VecDeque<Window>,
+    /// Rows of all closed ones.
+    rows: usize,
     dropped: u64,
 }
 
@@ -45,7 +66,9 @@ impl Windows {
     /// Closes the open window and, unless `mark` is zero, opens one of that name.
     pub(crate) fn mark(&mut self, mark: u64, now: u64) {
         if let Some(open) = self.open.take() {
-            self.closed.push_back(open.close(Some(now)));
+            let window = open.close(Some(now));
+            self.rows += window.rows();
+            self.closed.push_back(window);
         }
         if mark != 0 {
             self.open = Some(OpenWindow {
@@ -56,10 +79,17 @@ impl Windows {
                 splits: BTreeMap::new(),
             });
         }
-        while self.closed.len() + usize::from(self.open.is_some()) > MAX_WINDOWS {
-            self.closed.pop_front();
+        while self.too_many()
+            && let Some(oldest) = self.closed.pop_front()
+        {
+            self.rows -= oldest.rows();
             self.dropped += 1;
         }
+    }
+
+    fn too_many(&self) -> bool {
+        let windows = self.closed.len() + usize::from(self.open.is_some());
+        windows > MAX_WINDOWS || self.rows > MAX_WINDOW_ROWS && self.closed.len() > 1
     }
 
     pub(crate) fn snapshot(&self) -> (Vec<Window>, u64) {
@@ -68,5 +98,54 @@ impl Windows {
             self.closed.iter().cloned().chain(open).collect(),
             self.dropped,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classes::Class;
+    use crate::snapshot::{Direction, Trigger};
+
+    /// A window of `orders` classes of transfers and of spans, each with `times` latency buckets.
+    fn window(windows: &mut Windows, mark: u64, orders: u8, times: u32) {
+        windows.mark(mark, 0);
+        let open = windows.open.as_mut().expect("it was just opened");
+        for order in 0..orders {
+            let class = Class {
+                order,
+                direction: Direction::SysToDev,
+                trigger: Trigger::Evict,
+            };
+            for time in 0..times {
+                open.transfers.done(class, 1, false, 1 << (10 + time));
+                open.spans.ended(class, 1, 1, 1 << (10 + time), 1);
+            }
+            open.splits.insert(order, 1);
+        }
+    }
+
+    #[test]
+    fn closed_windows_are_bounded_by_their_rows() {
+        let mut windows = Windows::default();
+        let (orders, times) = (19, 24);
+        let rows = 2 * 19 * (CLASS_ROWS + 24) + 19;
+        let fit = MAX_WINDOW_ROWS / rows;
+        let mark_count = 1000;
+        assert!(fit < 999);
+        for mark in 1..=mark_count {
+            window(&mut windows, mark, orders, times);
+        }
+        let (kept, dropped) = windows.snapshot();
+        assert_eq!(kept[0].rows(), rows);
+        assert_eq!(kept.len(), fit + 1, "closed ones and the open one");
+        assert_eq!(dropped + kept.len() as u64, mark_count);
+        assert_eq!(kept.last().map(|window| window.mark), Some(mark_count));
+        // Small ones make room for as many windows as without the large ones.
+        for mark in 1..=5000 {
+            windows.mark(mark, 0);
+        }
+        assert_eq!(windows.rows, 0);
+        assert_eq!(windows.snapshot().0.len(), MAX_WINDOWS);
     }
 }
