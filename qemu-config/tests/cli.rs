@@ -156,6 +156,22 @@ fn an_output_that_cannot_be_written_is_noticed_before_any_work() {
 }
 
 #[test]
+fn work_that_fails_leaves_an_older_result_alone() {
+    let home = tempfile::tempdir().expect("a folder");
+    let result = home.path().join("result.json");
+    std::fs::write(&result, "older").expect("writes");
+    // Without host tools no guest can be made.
+    let output = hmmgpu(home.path())
+        .args(["bench", "--json"])
+        .arg(&result)
+        .env("PATH", "/nonexistent")
+        .output()
+        .expect("starts");
+    assert_eq!(output.status.code(), Some(120), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(&result).expect("reads"), "older");
+}
+
+#[test]
 fn serve_says_how_to_attach_it_and_ends_on_sigterm() {
     let home = tempfile::tempdir().expect("a folder");
     let socket = home.path().join("gpu.sock");
