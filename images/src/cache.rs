@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::ImageError;
 use crate::context::Context;
+use crate::progress::Ended;
 
 /// An artefact that no run has used for so long goes.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -92,7 +93,7 @@ impl Cache {
             // The error of making it says more than one of removing it.
             let _ = remove(&partial);
         }
-        context.progress.end(made.is_ok());
+        context.progress.end(Ended::of(&made));
         made.map(|()| path)
     }
 

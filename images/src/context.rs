@@ -38,7 +38,7 @@ pub(crate) mod tests {
     use std::sync::mpsc::Sender;
 
     use super::*;
-    use crate::Silent;
+    use crate::{Ended, Silent};
 
     impl Context {
         pub(crate) fn silent() -> Self {
@@ -65,7 +65,7 @@ pub(crate) mod tests {
     impl Progress for Recorder {
         fn begin(&self, _step: &str) {}
         fn update(&self, _percent: Option<u8>, _detail: &str) {}
-        fn end(&self, _ok: bool) {}
+        fn end(&self, _how: Ended) {}
         fn note(&self, line: &str) {
             self.0.lock().unwrap().send(line.to_owned()).unwrap();
         }

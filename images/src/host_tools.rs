@@ -8,7 +8,8 @@ use std::process::Command;
 use crate::ImageError;
 use crate::cache::Cache;
 use crate::context::Context;
-use crate::run;
+use crate::progress::Ended;
+use crate::run::{self, OnInterrupt};
 
 /// A program and the Debian package that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub(crate) fn ensure(context: &Context, cache: &Cache, tools: &[Tool]) -> Result
     ));
     context.progress.begin("host's tools");
     let installed = install(context, cache, &packages);
-    context.progress.end(installed.is_ok());
+    context.progress.end(Ended::of(&installed));
     installed?;
     let lacking = missing(tools, path.as_deref());
     if lacking.is_empty() {
@@ -89,7 +90,7 @@ fn to_install(tools: &[Tool]) -> ImageError {
 
 fn install(context: &Context, cache: &Cache, packages: &[&str]) -> Result<(), ImageError> {
     let log = cache.log("host-tools", "apt")?;
-    let apt = |arguments: &[&str]| {
+    let apt = |arguments: &[&str], on_interrupt| {
         let mut command = Command::new("apt-get");
         command
             .args([
@@ -102,25 +103,35 @@ fn install(context: &Context, cache: &Cache, packages: &[&str]) -> Result<(), Im
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LC_ALL", "C");
-        run::run(
+        run::run_with(
             context,
             "installing the host's tools",
             &mut command,
             &log,
+            on_interrupt,
             |line| {
                 context.progress.update(None, line);
             },
         )
     };
-    let mut install = vec!["install", "--no-install-recommends"];
-    install.extend(packages);
+    let install = |more: &[&str], on_interrupt| {
+        let mut arguments = vec!["install", "--no-install-recommends"];
+        arguments.extend(more);
+        arguments.extend(packages);
+        apt(&arguments, on_interrupt)
+    };
+    // Downloading can be stopped at any time. Half an installation would leave the host's package
+    // manager to be repaired by hand: nothing stops that.
+    let download = || install(&["--download-only"], OnInterrupt::Stop);
+    let put_in = || install(&[], OnInterrupt::Finish);
     // Lists that are there may be outdated: then the second try helps.
-    if lists_are_there(Path::new("/var/lib/apt/lists")) && apt(&install).is_ok() {
-        return Ok(());
+    if !lists_are_there(Path::new("/var/lib/apt/lists")) || download().is_err() {
+        context.check_interrupted("host's tools")?;
+        apt(&["update", "-q"], OnInterrupt::Stop)?;
+        download()?;
     }
     context.check_interrupted("host's tools")?;
-    apt(&["update", "-q"])?;
-    apt(&install)
+    put_in()
 }
 
 /// Whether apt has any list of packages; a fresh machine has none.

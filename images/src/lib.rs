@@ -40,7 +40,7 @@ use cache::Cache;
 use context::Context;
 pub use error::ImageError;
 pub use kernel::Kernel;
-pub use progress::{PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
+pub use progress::{Ended, PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
 pub use sandbox::{Bind, ToolRoot};
 
 /// Where things are kept and taken from.

@@ -6,16 +6,40 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::ImageError;
+
 /// Is told of steps. A step may begin within another one, which then goes on when it ends.
 pub trait Progress: Send + Sync {
     /// A step begins.
     fn begin(&self, step: &str);
     /// The innermost step goes on: per cent done where known, and what it is at.
     fn update(&self, percent: Option<u8>, detail: &str);
-    /// The innermost step has ended, well or not.
-    fn end(&self, ok: bool);
+    /// The innermost step has ended.
+    fn end(&self, how: Ended);
     /// A line that stays, between or within steps.
     fn note(&self, line: &str);
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// What it makes is there.
+    Done,
+    /// It could not be done; the error is told by whoever gets it.
+    Failed,
+    /// The user did not want to wait for it.
+    Interrupted,
+}
+
+impl Ended {
+    /// How a step with this result has ended.
+    pub(crate) fn of<T>(result: &Result<T, ImageError>) -> Self {
+        match result {
+            Ok(_) => Self::Done,
+            Err(ImageError::Interrupted { .. }) => Self::Interrupted,
+            Err(_) => Self::Failed,
+        }
+    }
 }
 
 /// Bars on a terminal, lines elsewhere; both on standard error.
@@ -34,7 +58,7 @@ pub struct Silent;
 impl Progress for Silent {
     fn begin(&self, _step: &str) {}
     fn update(&self, _percent: Option<u8>, _detail: &str) {}
-    fn end(&self, _ok: bool) {}
+    fn end(&self, _how: Ended) {}
     fn note(&self, _line: &str) {}
 }
 
@@ -104,11 +128,11 @@ impl Progress for PlainProgress {
         }
     }
 
-    fn end(&self, ok: bool) {
+    fn end(&self, how: Ended) {
         let Some(step) = self.steps().pop() else {
             return;
         };
-        if ok {
+        if how == Ended::Done {
             self.line(&format!(
                 "made: {} in {:.1} s",
                 step.name,
@@ -180,7 +204,7 @@ impl Progress for TerminalProgress {
         bar.set_message(detail.to_owned());
     }
 
-    fn end(&self, ok: bool) {
+    fn end(&self, how: Ended) {
         let mut steps = self.steps();
         let Some((name, begun, bar)) = steps.pop() else {
             return;
@@ -190,7 +214,7 @@ impl Progress for TerminalProgress {
         if let Some((outer, _, cleared)) = steps.last_mut() {
             *cleared = self::bar(outer);
         }
-        if ok {
+        if how == Ended::Done {
             let _ = writeln!(
                 std::io::stderr(),
                 "made: {name} in {:.1} s",
@@ -230,6 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn an_interruption_is_no_failure() {
+        let interrupted = ImageError::Interrupted {
+            what: "x".to_owned(),
+        };
+        assert_eq!(Ended::of::<()>(&Err(interrupted)), Ended::Interrupted);
+        let missing = ImageError::MissingTools {
+            missing: Vec::new(),
+            command: String::new(),
+        };
+        assert_eq!(Ended::of::<()>(&Err(missing)), Ended::Failed);
+        assert_eq!(Ended::of(&Ok(())), Ended::Done);
+    }
+
+    #[test]
     fn a_log_gets_few_lines() {
         let (sender, receiver) = mpsc::channel();
         let progress = PlainProgress::to(Box::new(Lines(sender)));
@@ -239,9 +277,9 @@ mod tests {
         }
         progress.begin("inner");
         progress.update(None, "a detail");
-        progress.end(true);
-        progress.end(false);
-        progress.end(true); // one too many does no harm
+        progress.end(Ended::Done);
+        progress.end(Ended::Failed);
+        progress.end(Ended::Done); // one too many does no harm
         drop(progress);
         let text = String::from_utf8(receiver.iter().collect()).unwrap();
         let lines: Vec<_> = text.lines().collect();

@@ -24,6 +24,16 @@ const TAIL: usize = 15;
 /// A line is cut here: a program that prints no line end must not fill the memory.
 const LINE_LIMIT: u64 = 16 * 1024;
 
+/// What an interruption means to a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnInterrupt {
+    /// It is stopped.
+    Stop,
+    /// It goes on to its end, because stopped midway it leaves something broken; then the
+    /// interruption counts.
+    Finish,
+}
+
 /// Runs `command` with its output (both streams) into `log`, each line also to `follow`. The log
 /// goes when all went well. The program is started by the calling thread, so `--die-with-parent`
 /// holds until it has ended.
@@ -32,6 +42,18 @@ pub(crate) fn run(
     what: &str,
     command: &mut Command,
     log: &Path,
+    follow: impl FnMut(&str),
+) -> Result<(), ImageError> {
+    run_with(context, what, command, log, OnInterrupt::Stop, follow)
+}
+
+/// [`run`], with a choice of what an interruption means.
+pub(crate) fn run_with(
+    context: &Context,
+    what: &str,
+    command: &mut Command,
+    log: &Path,
+    on_interrupt: OnInterrupt,
     mut follow: impl FnMut(&str),
 ) -> Result<(), ImageError> {
     let program = command.get_program().to_string_lossy().into_owned();
@@ -71,14 +93,19 @@ pub(crate) fn run(
         }
     });
 
+    let mut told = false;
     let mut tail = VecDeque::new();
     let mut ended: Option<(ExitStatus, Instant)> = None;
     let status = loop {
         match lines.recv_timeout(POLL) {
             Ok(line) => {
-                if let Err(error) = writeln!(output, "{line}") {
-                    stop(&mut child);
-                    return Err(ImageError::io("write", log)(error));
+                match writeln!(output, "{line}") {
+                    Err(error) if on_interrupt == OnInterrupt::Stop => {
+                        stop(&mut child);
+                        return Err(ImageError::io("write", log)(error));
+                    }
+                    // What it does counts more than what it says.
+                    Err(_) | Ok(()) => {}
                 }
                 follow(&line);
                 if tail.len() == TAIL {
@@ -93,7 +120,13 @@ pub(crate) fn run(
                 None => std::thread::sleep(POLL.min(Duration::from_millis(5))),
             },
         }
-        if context.interrupted() {
+        if context.interrupted() && on_interrupt == OnInterrupt::Finish && !told {
+            told = true;
+            context
+                .progress
+                .note(&format!("{what}: interrupted; this has to end first"));
+        }
+        if context.interrupted() && on_interrupt == OnInterrupt::Stop {
             stop(&mut child);
             return Err(ImageError::Interrupted {
                 what: what.to_owned(),
@@ -109,14 +142,17 @@ pub(crate) fn run(
             break ended.map(|(s, _)| s).unwrap_or_default();
         }
     };
-    output.flush().map_err(ImageError::io("write", log))?;
+    let flushed = output.flush();
+    if on_interrupt == OnInterrupt::Stop {
+        flushed.map_err(ImageError::io("write", log))?;
+    }
     drop(lines);
     if pump.is_finished() {
         let _ = pump.join();
     }
     if status.success() {
         let _ = std::fs::remove_file(log);
-        return Ok(());
+        return context.check_interrupted(what);
     }
     let text = std::fs::read(log).map_err(ImageError::io("read", log))?;
     Err(ImageError::Command {
@@ -208,6 +244,7 @@ mod tests {
     use rustix::process::{PidfdFlags, pidfd_open};
 
     use super::*;
+    use crate::context::tests::Recorder;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -281,6 +318,43 @@ mod tests {
             tv_nsec: 0,
         };
         assert_eq!(poll(&mut fds, Some(&bound)).unwrap(), 1, "it still runs");
+    }
+
+    #[test]
+    fn what_must_not_be_stopped_goes_on_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (notes, told) = std::sync::mpsc::channel();
+        let context = Context::with_progress(std::sync::Arc::new(Recorder::notes_to(notes)));
+        let cancel = context.cancel.clone();
+        // It goes on only after it was told that an interruption has happened.
+        let go_on = folder.path().join("go-on");
+        let end = folder.path().join("end");
+        let script = format!(
+            "trap 'exit 9' TERM INT; mkfifo {go}; echo ready; read line <{go}; echo $line >{end}",
+            go = go_on.display(),
+            end = end.display()
+        );
+        let release = std::thread::spawn({
+            let go_on = go_on.clone();
+            move || {
+                let note = told.recv_timeout(Duration::from_secs(60));
+                std::fs::write(go_on, "ended\n").unwrap();
+                note
+            }
+        });
+        let error = run_with(
+            &context,
+            "thing",
+            &mut shell(&script),
+            &folder.path().join("log"),
+            OnInterrupt::Finish,
+            |_| cancel.store(true, Ordering::SeqCst),
+        )
+        .unwrap_err();
+        assert!(matches!(error, ImageError::Interrupted { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(end).unwrap(), "ended\n");
+        let note = release.join().unwrap().expect("the user is told");
+        assert!(note.contains("has to end first"), "{note}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hmmgpu_images::Ended;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Lines of the guest's console that are shown.
@@ -222,13 +223,14 @@ impl hmmgpu_images::Progress for Ui {
         self.detail(percent, detail);
     }
 
-    fn end(&self, ok: bool) {
+    fn end(&self, how: Ended) {
         let step = self.state().step.clone();
         self.clear();
-        if !ok {
-            self.note(&format!("{step}: failed"));
-        } else if self.0.kind == Kind::Terminal {
-            self.note(&format!("{step}: done"));
+        match how {
+            Ended::Failed => self.note(&format!("{step}: failed")),
+            Ended::Interrupted => self.note(&format!("{step}: interrupted")),
+            Ended::Done if self.0.kind == Kind::Terminal => self.note(&format!("{step}: done")),
+            Ended::Done => {}
         }
     }
 
