@@ -3,6 +3,8 @@
  * Batches: their memory, the cursor over their entries, and the phases of a
  * migration other than alloc (destination.c).
  */
+#include <linux/hmm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/slab.h>
 
 #include "batch.h"
@@ -123,6 +125,7 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->present = 0;
 	batch->moved = 0;
 	batch->max_order = 0;
+	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
 	batch->nr_maps = 0;
 	batch->nr_notes = 0;
 	batch->nr_descs = 0;
@@ -148,6 +151,73 @@ static void hmmgpu_batch_stop_at_hole(struct hmmgpu_batch *batch)
 }
 
 /**
+ * hmmgpu_batch_find() - find out what of a range is on the device
+ * @batch: a batch without destinations
+ * @vma: the VMA
+ * @start: first address
+ * @end: end of the range, which lies in @vma and has at most HMMGPU_BATCH_PAGES
+ *       pages
+ *
+ * Sets &hmmgpu_batch.on_device, and changes nothing in the mm: nothing is
+ * faulted in, unmapped or split. It is a snapshot, old when it returns, so it
+ * needs no notifier that would tell of changes: the one here is only how the
+ * core gets to know the mm. Inside a large folio the core may give the pfn of a
+ * wrong page, but of one in the same folio.
+ *
+ * Context: mmap_lock is held.
+ * Return: number of pages that are on the device.
+ */
+unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
+			       struct vm_area_struct *vma, unsigned long start,
+			       unsigned long end)
+{
+	struct hmmgpu_device *hdev = batch->hdev;
+	struct mmu_interval_notifier nobody = { .mm = vma->vm_mm };
+	struct hmm_range range = {
+		.notifier = &nobody,
+		.start = start,
+		.end = end,
+		.hmm_pfns = batch->dst,
+		.dev_private_owner = hdev,
+	};
+	unsigned int i, nr = PHYS_PFN(end - start), found = 0;
+
+	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
+	memset(batch->dst, 0, nr * sizeof(*batch->dst));
+	/* If it fails, what it has not come to counts as not there. */
+	hmm_range_fault(&range);
+	for (i = 0; i < nr; i++) {
+		unsigned long pfn = batch->dst[i];
+
+		if ((pfn & HMM_PFN_VALID) &&
+		    (pfn & ~HMM_PFN_FLAGS) - hdev->first_pfn <
+		    hdev->vram_bytes >> PAGE_SHIFT) {
+			__set_bit(i, batch->on_device);
+			found++;
+		}
+	}
+	memset(batch->dst, 0, nr * sizeof(*batch->dst));
+	return found;
+}
+
+/*
+ * What the core left out is on the device, or did not let itself be collected.
+ * Only the former counts as present.
+ */
+static void hmmgpu_batch_find_left_out(struct hmmgpu_batch *batch)
+{
+	struct migrate_vma *args = &batch->args;
+	struct hmmgpu_unit unit = { };
+
+	while (hmmgpu_unit_next(batch, &unit)) {
+		if (batch->src[unit.index])
+			continue;
+		hmmgpu_batch_find(batch, args->vma, args->start, args->end);
+		return;
+	}
+}
+
+/**
  * hmmgpu_batch_collect() - phase 1: isolate and unmap the pages of a range
  * @batch: the batch
  * @vma: the VMA
@@ -163,7 +233,7 @@ static void hmmgpu_batch_stop_at_hole(struct hmmgpu_batch *batch)
  * enough), leaves the rest of the 2 MiB out: those entries are empty and count
  * as skipped.
  *
- * Context: mmap_lock is held for reading.
+ * Context: mmap_lock is held.
  * Return: 0, or -EINVAL if the core does not migrate such a VMA.
  */
 int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
@@ -187,8 +257,10 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 	if (ret)
 		return ret;
 	hmmgpu_batch_reset(batch, batch->args.npages);
-	if (flags & MIGRATE_VMA_SELECT_SYSTEM)
+	if (flags & MIGRATE_VMA_SELECT_SYSTEM) {
 		hmmgpu_batch_stop_at_hole(batch);
+		hmmgpu_batch_find_left_out(batch);
+	}
 	return 0;
 }
 

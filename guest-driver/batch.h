@@ -51,6 +51,7 @@ struct hmmgpu_map {
  * @present: pages that are already where they should go
  * @moved: pages that moved
  * @max_order: largest order that moved
+ * @on_device: entries that the core left out because they are on the device
  * @nr_maps: number of @maps
  * @nr_notes: number of @notes
  * @nr_descs: number of @descs
@@ -75,6 +76,7 @@ struct hmmgpu_batch {
 	unsigned long present;
 	unsigned long moved;
 	unsigned int max_order;
+	DECLARE_BITMAP(on_device, HMMGPU_BATCH_PAGES);
 	unsigned int nr_maps;
 	unsigned int nr_notes;
 	unsigned int nr_descs;
@@ -122,6 +124,9 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 void hmmgpu_batch_put(struct hmmgpu_batch *batch);
 void hmmgpu_batch_free_all(struct hmmgpu_device *hdev);
 bool hmmgpu_unit_next(struct hmmgpu_batch *batch, struct hmmgpu_unit *unit);
+unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
+			       struct vm_area_struct *vma, unsigned long start,
+			       unsigned long end);
 int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 			 unsigned long start, unsigned long end,
 			 unsigned long flags, struct page *fault_page);

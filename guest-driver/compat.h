@@ -18,6 +18,10 @@
 #error "hmmgpu needs CONFIG_DEVICE_PRIVATE and CONFIG_TRANSPARENT_HUGEPAGE"
 #endif
 
+#ifndef CONFIG_HMM_MIRROR
+#error "hmmgpu needs CONFIG_HMM_MIRROR"
+#endif
+
 #if PAGE_SHIFT != 12
 #error "hmmgpu needs a kernel with pages of 4 KiB"
 #endif

@@ -172,9 +172,8 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 	struct page *page;
 	u64 vram;
 
-	if (unit->page && is_device_private_page(unit->page)) {
-		/* Ours, by pgmap_owner. Without a destination it stays. */
-		batch->present += 1UL << unit->order;
+	if (!unit->migrate && test_bit(unit->index, batch->on_device)) {
+		batch->present++;
 		return;
 	}
 	/* Pages merged by KSM belong to unrelated mms: let them be. */

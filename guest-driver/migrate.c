@@ -107,13 +107,12 @@ static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
 	unsigned long flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
 
 	/*
-	 * What is on the device is selected too, in order to count it. A large
-	 * folio there of which only pages are mapped, after a partial munmap or
-	 * mprotect, is split by that, and its unmapped pages become free: the
-	 * core has no deferred split for device memory.
+	 * What is on the device already stays untouched on the way there: a
+	 * migration entry of a large device folio is not safe, see
+	 * hmmgpu_request_lock().
 	 */
 	if (req->direction == HMMGPU_DIR_SYS_TO_DEV)
-		flags |= MIGRATE_VMA_SELECT_SYSTEM;
+		flags = MIGRATE_VMA_SELECT_SYSTEM;
 	if (hmmgpu_has_large(req->hdev) && req->addr >= req->small_end)
 		flags |= MIGRATE_VMA_SELECT_COMPOUND;
 	return flags;
