@@ -33,9 +33,13 @@
  * * &hmmgpu_device.gate: user operations hold it for reading, removal for
  *   writing. CPU faults do not take it: they must go on while removal brings
  *   everything home.
- * * mmap_lock of the mm in question, for reading: held by the CPU fault path's
- *   caller and by user operations from collect to finish. Nothing that is held
- *   inside may be waited for by someone who then takes mmap_lock.
+ * * mmap_lock of the mm in question, held from collect to finish: by the CPU
+ *   fault path's caller and by migrations to the device for reading, by
+ *   requests to bring something home for writing, together with the lock of the
+ *   VMA (hmmgpu_request_lock() says why). Nothing that is held inside may be
+ *   waited for by someone who then takes mmap_lock. Both locks may have to wait
+ *   for a CPU fault, and that for the pages of some migration: no batch is in
+ *   flight when they are taken.
  * * &hmmgpu_device.lost_lock: serialises giving a device up.
  * * &hmmgpu_ring.lock: the producer index, the ring's slots, the fence slots.
  *   Process context only: whatever may run elsewhere (folio_free, folio_split)

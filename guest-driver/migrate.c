@@ -84,9 +84,7 @@ static bool hmmgpu_vma_eligible(struct hmmgpu_request *req,
  * A batch is a whole number of 2 MiB units, or part of one: a hole that is not
  * aligned at both ends is marked page by page, all of it. It lies within one
  * page-upper directory entry, see hmmgpu_batch_stop_at_hole(). Short batches are
- * a virtue on the way home: the kernel's zap_huge_pmd_folio() takes the
- * migration entry of a large device folio for a mapping, which ends badly if
- * another mm that shares the folio drops it between collect and finish.
+ * a virtue on the way home, where the mm's other threads wait meanwhile.
  */
 static unsigned long hmmgpu_batch_end(struct hmmgpu_request *req,
 				      unsigned long limit)
@@ -185,6 +183,53 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 	return hmmgpu_request_stopped(req, batch->stop_reason);
 }
 
+/*
+ * The kernel's zap_huge_pmd_folio() takes the migration entry that a large
+ * device folio has while it goes home for a mapping, and drops a reference and
+ * a mapping that are not there. Nobody may unmap it between collect and finish,
+ * but MADV_DONTNEED of another thread needs only what is locked for reading
+ * here, the mm or the VMA. On the way home both are locked for writing.
+ *
+ * This keeps other threads out, not other mms: hmmgpu_alloc_home() sees to
+ * those. On the way to the device the entries are of system memory, and reading
+ * is enough.
+ */
+static int hmmgpu_request_lock(struct hmmgpu_request *req)
+{
+	if (req->direction == HMMGPU_DIR_DEV_TO_SYS)
+		return mmap_write_lock_killable(req->mm);
+	return mmap_read_lock_killable(req->mm);
+}
+
+static void hmmgpu_request_unlock(struct hmmgpu_request *req)
+{
+	/* The VMAs are unlocked by this, too. */
+	if (req->direction == HMMGPU_DIR_DEV_TO_SYS)
+		mmap_write_unlock(req->mm);
+	else
+		mmap_read_unlock(req->mm);
+}
+
+static int hmmgpu_request_lock_vma(struct hmmgpu_request *req,
+				   struct vm_area_struct *vma)
+{
+	int ret;
+
+	if (req->direction != HMMGPU_DIR_DEV_TO_SYS)
+		return 0;
+	/*
+	 * Waits for faults in this VMA. They may wait for pages that another
+	 * task has in flight, which in turn may wait for ours.
+	 */
+	if (req->flight && req->flight->args.vma != vma) {
+		ret = hmmgpu_request_drain(req);
+		if (ret)
+			return ret;
+	}
+	vma_start_write(vma);
+	return 0;
+}
+
 static int hmmgpu_request_step(struct hmmgpu_request *req)
 {
 	struct vm_area_struct *vma = find_vma(req->mm, req->addr);
@@ -192,7 +237,8 @@ static int hmmgpu_request_step(struct hmmgpu_request *req)
 
 	if (vma && vma->vm_start <= req->addr) {
 		if (hmmgpu_vma_eligible(req, vma))
-			return hmmgpu_request_batch(req, vma);
+			return hmmgpu_request_lock_vma(req, vma) ?:
+			       hmmgpu_request_batch(req, vma);
 		next = min(next, vma->vm_end);
 	} else if (vma) {
 		next = min(next, vma->vm_start);
@@ -207,9 +253,9 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 	int ret = 0, err;
 
 	while (!ret && req->addr < req->end) {
-		if (mmap_read_lock_killable(req->mm))
+		if (hmmgpu_request_lock(req))
 			return -EINTR;
-		/* Let go when someone else wants to write. */
+		/* Let go when someone else wants it. */
 		do {
 			if (fatal_signal_pending(current))
 				ret = -EINTR;
@@ -221,7 +267,7 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 			 !mmap_lock_is_contended(req->mm));
 		err = hmmgpu_request_drain(req);
 		ret = ret ?: err;
-		mmap_read_unlock(req->mm);
+		hmmgpu_request_unlock(req);
 	}
 	return ret;
 }
