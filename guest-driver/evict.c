@@ -11,7 +11,7 @@
 
 #include "batch.h"
 
-/* Rounds without progress before the mms are asked. */
+/* Rounds without progress before pages are taken that no living mm maps. */
 #define HMMGPU_EVICT_PATIENCE	5
 #define HMMGPU_EVICT_WARN_S	10
 
@@ -35,7 +35,10 @@ static void hmmgpu_evict_batch(struct hmmgpu_eviction *ev)
 	hmmgpu_count(ev->hdev, evicted_pages, batch->moved);
 }
 
-/* By an explicit list of what is allocated: any mm, any order. */
+/*
+ * By an explicit list of what is allocated: any mm, any order. Puts migration
+ * entries into mms that it does not know and cannot keep from exiting.
+ */
 static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
 {
 	unsigned long position = 0;
@@ -56,36 +59,28 @@ static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
 static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 {
 	struct hmmgpu_batch *batch = ev->batch;
-	unsigned long addr = 0, flags;
+	unsigned long flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	bool found = false, lost = ev->hdev->lost;
 	struct vm_area_struct *vma;
-	bool found = false;
-
-	flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
-	if (ev->hdev->lost)
-		flags |= MIGRATE_VMA_SELECT_COMPOUND;
+	unsigned long addr = 0;
 
 	mmap_read_lock(mm);
-	while (!(found && ev->hdev->lost) && (vma = find_vma(mm, addr))) {
+	while (!(found && lost) && (vma = find_vma(mm, addr))) {
 		unsigned long end;
 
 		addr = max(addr, vma->vm_start);
 		end = min(vma->vm_end, ALIGN(addr + 1, HPAGE_PMD_SIZE));
-		if (!vma_is_anonymous(vma) ||
-		    hmmgpu_batch_collect(batch, vma, addr, end, flags, NULL)) {
+		if (!vma_is_anonymous(vma) || !vma->anon_vma) {
 			addr = vma->vm_end;
 			continue;
 		}
-		addr = end;
-		if (ev->hdev->lost) {
-			struct hmmgpu_unit unit = { };
-
-			while (hmmgpu_unit_next(batch, &unit))
-				found |= !!unit.page;
-			hmmgpu_batch_finish(batch);
-		} else {
-			hmmgpu_evict_batch(ev);
-			found |= batch->moved;
+		if (hmmgpu_batch_find(batch, vma, addr, end)) {
+			found = true;
+			if (!lost && !hmmgpu_batch_collect(batch, vma, addr,
+							   end, flags, NULL))
+				hmmgpu_evict_batch(ev);
 		}
+		addr = end;
 		cond_resched();
 	}
 	mmap_read_unlock(mm);
@@ -93,9 +88,30 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 }
 
 /*
- * A large folio needs a large destination when it is evicted by pfn. If there is
- * none, the core splits it when its mm is walked. Forks share folios with mms
- * that never saw this device, so all processes are asked.
+ * The mm of a process, which its main thread may have left while others go on.
+ * An mm that is got cannot be taken down before it is put.
+ */
+static struct mm_struct *hmmgpu_process_mm(struct task_struct *process)
+{
+	struct mm_struct *mm = NULL;
+	struct task_struct *thread;
+
+	rcu_read_lock();
+	for_each_thread(process, thread) {
+		mm = get_task_mm(thread);
+		if (mm)
+			break;
+	}
+	rcu_read_unlock();
+	return mm;
+}
+
+/*
+ * Forks share folios with mms that never saw this device, so all processes are
+ * asked. While an mm is walked it cannot exit, and its large folios are split
+ * when they are collected: this needs no large destinations, and no large
+ * migration entries, which the kernel mistakes for mappings when another mm
+ * that shares them exits (see hmmgpu_request_lock()).
  *
  * If the device is lost there is nothing to bring home. Whoever has memory there
  * would get SIGBUS at the next touch, but may never touch it again, and the
@@ -112,7 +128,7 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
 		struct mm_struct *mm;
 
 		rcu_read_unlock();
-		mm = get_task_mm(task);
+		mm = hmmgpu_process_mm(task);
 		if (mm) {
 			if (hmmgpu_evict_mm(ev, mm) && ev->hdev->lost) {
 				dev_err(ev->hdev->dev,
@@ -139,7 +155,8 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
  *
  * Does not return before VRAM is empty: memunmap_pages() would only wait in a
  * worse place. Folios that are locked or referenced for a moment come with a
- * later round.
+ * later round. An mm that is being taken down is left to do so: only when that
+ * gets nowhere is what remains collected page by page.
  *
  * Context: Process context, sleeps. &hmmgpu_device.gate is held for writing, no
  * mmap_lock is held.
@@ -163,10 +180,9 @@ void hmmgpu_evict_all(struct hmmgpu_device *hdev)
 		ev.max_order = 0;
 		hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
 				  HMMGPU_TRIGGER_EVICT, 0, used);
-		if (!hdev->lost)
+		hmmgpu_evict_processes(&ev);
+		if (!hdev->lost && idle >= HMMGPU_EVICT_PATIENCE)
 			hmmgpu_evict_listed(&ev);
-		if (hdev->lost || idle >= HMMGPU_EVICT_PATIENCE)
-			hmmgpu_evict_processes(&ev);
 		hmmgpu_span_end(hdev, &span, ev.max_order, ev.moved);
 		hmmgpu_batch_put(ev.batch);
 
