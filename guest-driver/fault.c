@@ -65,10 +65,12 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
 	if (vmf->pte)
 		index = PHYS_PFN(vmf->address - start);
 	/*
-	 * If the core did not let it migrate, someone else has it for a moment:
-	 * the access is tried again.
+	 * If the core did not let it migrate, someone else has it for a moment,
+	 * and if there is only a hole, someone has unmapped it: the access is
+	 * tried again.
 	 */
-	wanted = batch->src[index] & MIGRATE_PFN_MIGRATE;
+	wanted = (batch->src[index] & MIGRATE_PFN_MIGRATE) &&
+		 migrate_pfn_to_page(batch->src[index]);
 
 	batch->single_fallback = true;
 	hmmgpu_batch_alloc(batch);
