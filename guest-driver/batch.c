@@ -330,6 +330,20 @@ static void hmmgpu_batch_count(struct hmmgpu_batch *batch, unsigned int order,
 		hmmgpu_count_order(hdev, sys_to_dev_folios, order, 1);
 }
 
+/*
+ * A large folio that the core could not split is refused as a whole, although
+ * its entry is no longer compound then.
+ */
+static void hmmgpu_batch_count_refused(struct hmmgpu_batch *batch,
+				       const struct hmmgpu_unit *unit)
+{
+	unsigned long nr = 1UL << unit->order;
+
+	if (unit->page)
+		nr = folio_nr_pages(page_folio(unit->page));
+	hmmgpu_count(batch->hdev, refused_pages, nr);
+}
+
 /**
  * hmmgpu_batch_commit() - phase 4: wait for the copies, then move the pages
  * @batch: the batch
@@ -344,7 +358,6 @@ static void hmmgpu_batch_count(struct hmmgpu_batch *batch, unsigned int order,
  */
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 {
-	struct hmmgpu_device *hdev = batch->hdev;
 	struct hmmgpu_unit unit = { };
 	int ret;
 
@@ -365,7 +378,7 @@ int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 		if (unit.migrate)
 			hmmgpu_batch_count(batch, unit.order, !unit.page);
 		else
-			hmmgpu_count(hdev, refused_pages, 1UL << unit.order);
+			hmmgpu_batch_count_refused(batch, &unit);
 	}
 	return 0;
 }
