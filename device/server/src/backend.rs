@@ -17,6 +17,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 
 use crate::description::Description;
+use crate::occasional::Occasional;
 
 /// The device model as one client uses it.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct ModelBackend<'d> {
     device: &'d Device,
     /// What the model raises, kept to raise it when the client asks for that.
     vectors: Vec<Option<EventFd>>,
+    refused_maps: Occasional,
 }
 
 impl<'d> ModelBackend<'d> {
@@ -32,6 +34,7 @@ impl<'d> ModelBackend<'d> {
         Self {
             device,
             vectors: (0..MSIX_VECTORS).map(|_| None).collect(),
+            refused_maps: Occasional::default(),
         }
     }
 
@@ -102,7 +105,9 @@ impl ServerBackend for ModelBackend<'_> {
         let result = self.device.dma_map(mapping);
         if let Err(error) = &result {
             // QEMU only prints that a map failed, and not why.
-            tracing::warn!("DMA map refused: {error}");
+            if let Some(times) = self.refused_maps.count() {
+                tracing::warn!(times, "DMA map refused: {error}");
+            }
         } else {
             tracing::debug!("DMA map {address:#x}+{size:#x} {flags:?} backed={backed}");
         }
@@ -207,5 +212,62 @@ impl Interrupt for EventFd {
         {
             let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hmmgpu_model::Config;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Counts lines in the log, from warnings up.
+    #[derive(Clone, Debug, Default)]
+    struct Lines(Arc<AtomicUsize>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::WARN
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn refused_maps_do_not_fill_the_log() {
+        let device = Device::new(Config {
+            vram_bytes: 64 << 20,
+            ..Config::default()
+        });
+        let device = device.expect("a device");
+        let mut backend = ModelBackend::new(&device);
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            for _ in 0..1000 {
+                backend
+                    .dma_map(DmaMapFlags::READ_WRITE, 0, 1, 1, None)
+                    .expect_err("no whole page");
+            }
+        });
+        // At 1, 2, 4 and so on to 512.
+        assert_eq!(lines.0.load(Ordering::Relaxed), 10);
     }
 }

@@ -1,5 +1,6 @@
 //! The JSON of the VERSION command.
 
+use hmmgpu_model::MAX_DMA_MAPS;
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
 
@@ -42,7 +43,8 @@ pub(crate) fn check_client(text: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What the server says of itself, NUL-terminated. Not offered: `write_multiple`, for a posted
+/// What the server says of itself, NUL-terminated. It has to be shorter than what QEMU sends, for
+/// QEMU takes no longer reply, and no number may be above QEMU's own. Not offered: `write_multiple`, for a posted
 /// write costs as little; `twin_socket`, for the server sends no commands; and `migration`.
 pub(crate) fn server() -> Vec<u8> {
     let value = json!({
@@ -50,6 +52,7 @@ pub(crate) fn server() -> Vec<u8> {
             "max_msg_fds": MAX_MESSAGE_FDS,
             "max_data_xfer_size": MAX_DATA_BYTES,
             "pgsizes": PAGE_BYTES,
+            "max_dma_maps": MAX_DMA_MAPS,
         }
     });
     let mut text = value.to_string().into_bytes();

@@ -24,6 +24,7 @@ use vfio_user::{Command, DmaMapFlags, DmaUnmapFlags, ServerBackend};
 use crate::capabilities;
 use crate::connection::{ConnectionError, Message, Receiver, send_message};
 use crate::description::{Description, Region};
+use crate::occasional::Occasional;
 use crate::wire::{Fields, HEADER_BYTES, Header, Kind, MAX_DATA_BYTES};
 
 /// Protocol version of the server. The minor one is the least that clients in use accept: QEMU
@@ -101,18 +102,6 @@ struct Session<'d, 'b> {
     reply: Vec<u8>,
     unanswered: Occasional,
     bad_accesses: Occasional,
-}
-
-/// Counts what a client can cause at will, and says when it is worth a line in the log: at
-/// every power of two.
-#[derive(Debug, Default)]
-struct Occasional(u64);
-
-impl Occasional {
-    fn count(&mut self) -> Option<u64> {
-        self.0 += 1;
-        self.0.is_power_of_two().then_some(self.0)
-    }
 }
 
 impl<'d> Session<'d, '_> {

@@ -10,6 +10,7 @@
 //! | `capabilities` | the JSON of the VERSION command |
 //! | `dispatch` | commands, and the answer to each |
 //! | `backend` | the device model behind [`vfio_user::ServerBackend`] |
+//! | `occasional` | what a client can cause at will is logged now and then |
 //! | `socket` | whose a socket path is |
 //! | `output` | where telemetry goes, whole or not at all |
 //! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
@@ -28,6 +29,7 @@ mod capabilities;
 mod connection;
 mod description;
 mod dispatch;
+mod occasional;
 mod output;
 mod qemu;
 mod server;

@@ -27,6 +27,7 @@ fn the_reply_offers_what_the_server_does_and_no_more() {
             "max_msg_fds": 16,
             "max_data_xfer_size": 1 << 20,
             "pgsizes": 4096,
+            "max_dma_maps": hmmgpu_model::MAX_DMA_MAPS,
         }
     });
     assert_eq!(json, expected);
