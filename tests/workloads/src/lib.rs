@@ -12,6 +12,7 @@ mod exec_code;
 mod hold_pages;
 mod pagemap;
 mod pattern;
+mod races;
 mod random_mix;
 mod reload;
 mod rng;
@@ -44,6 +45,11 @@ const PROGRAMS: &[Program] = &[
         name: "hmmgpu-random-mix",
         about: "Migrate, touch, unmap, protect, fork, move and advise at random; verify every byte",
         main: random_mix::main,
+    },
+    Program {
+        name: "hmmgpu-races",
+        about: "Drop and write memory in threads while another one migrates it",
+        main: races::main,
     },
     Program {
         name: "hmmgpu-exec-code",

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,9 @@ struct Args {
     /// How often.
     #[arg(long, default_value_t = 3)]
     times: u32,
+    /// Let processes that hold pages end while the driver is being unloaded.
+    #[arg(long)]
+    exits: bool,
     /// The driver's module file.
     #[arg(long, default_value = "/hmmgpu/hmmgpu.ko")]
     module: PathBuf,
@@ -38,6 +42,10 @@ struct Args {
 
 /// Name of the module.
 const MODULE: &str = "hmmgpu";
+/// Between the moments at which a process is ended.
+const STEP: Duration = Duration::from_millis(2);
+/// How many of them there are; unloading takes about as long.
+const SPAN_STEPS: u32 = 15;
 /// Bound of every wait.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,6 +57,13 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         "{} does not exist: name the module with --module",
         args.module.display()
     );
+    if args.exits {
+        for time in 1..=args.times {
+            exits(&args, time).with_context(|| format!("time {time}"))?;
+            println!("time {time}: processes ended meanwhile, the driver is back");
+        }
+        return all_free(&args.device).map(|()| ExitCode::SUCCESS);
+    }
     for time in 1..=args.times {
         let mut holder = Holder::start(&args.device, true)?;
         unload().with_context(|| format!("time {time}: cannot unload the driver"))?;
@@ -72,15 +87,46 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     holder
         .verify()
         .context("after unloading was refused because the device is open")?;
-    let query = Device::open(&args.device)?.query()?;
+    all_free(&args.device)?;
+    println!("an open device keeps the driver");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Of two processes that hold pages one ends at some moment of the unloading; the other one's data
+/// has to come home.
+fn exits(args: &Args, time: u32) -> Result<()> {
+    let mut stays = Holder::start(&args.device, true)?;
+    let mut ends = Holder::start(&args.device, true)?;
+    let ready = Barrier::new(2);
+    let unloaded = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            ready.wait();
+            // Another moment each time, from before the unloading to late in it.
+            std::thread::sleep(STEP * ((time - 1) % SPAN_STEPS));
+            // It ends on its own, some time after this.
+            ends.child.kill()
+        });
+        ready.wait();
+        unload()
+    });
+    unloaded.context("cannot unload the driver")?;
+    let status = ends.child.wait()?;
+    ensure!(!status.success(), "a process that was killed: {status}");
+    stays
+        .verify()
+        .context("of the process that has not ended")?;
+    load(args)
+}
+
+fn all_free(device: &Path) -> Result<()> {
+    let query = Device::open(device)?.query()?;
     ensure!(
         query.vram_free_bytes == query.vram_bytes,
         "{} of {} bytes of VRAM are free though nobody uses it",
         query.vram_free_bytes,
         query.vram_bytes
     );
-    println!("an open device keeps the driver");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn unload() -> Result<()> {

@@ -1,6 +1,7 @@
-//! Tests that share two guests. In one the kernel zeroes memory, as it does by itself: it runs the
+//! Tests that share three guests. In one the kernel zeroes memory, as it does by itself: it runs the
 //! scenarios and the reload. The other does not zero, as in the bench: it runs the random mix,
-//! and its driver is loaded once, so that its counters can be compared with the host's.
+//! and its driver is loaded once, so that its counters can be compared with the host's. The third
+//! is for what happens at the same time: that may end a guest, and no other test shall fail then.
 
 use std::sync::{Arc, OnceLock};
 
@@ -64,6 +65,19 @@ const NOT_ZEROING: &[Step] = &[
     },
 ];
 
+const RACES: &[Step] = &[
+    Step {
+        name: "threads",
+        command: "hmmgpu-races --rounds 400",
+        limit: 120,
+    },
+    Step {
+        name: "exits",
+        command: "hmmgpu-reload --exits --times 6",
+        limit: 120,
+    },
+];
+
 /// A guest that boots when it is first needed. That it failed is remembered, too.
 struct Guest {
     program: Arc<Program>,
@@ -98,6 +112,7 @@ impl Guest {
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let zeroing = Guest::new(program, true, ZEROING);
     let plain = Guest::new(program, false, NOT_ZEROING);
+    let races = Guest::new(program, false, RACES);
     let mut trials = Vec::new();
     let mut add = |name: String, guest: &Arc<Guest>, check: fn(&Session) -> Result<()>| {
         let guest = guest.clone();
@@ -108,7 +123,7 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         &zeroing,
         the_driver_is_loaded,
     );
-    for (part, guest) in [("scenarios", &zeroing), ("mix", &plain)] {
+    for (part, guest) in [("scenarios", &zeroing), ("mix", &plain), ("races", &races)] {
         add(
             format!("{part}::the_kernel_has_no_complaint"),
             guest,
@@ -151,6 +166,16 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         "telemetry::host_and_driver_agree".into(),
         &plain,
         host_and_driver_agree,
+    );
+    add(
+        "races::threads_keep_all_data".into(),
+        &races,
+        threads_keep_all_data,
+    );
+    add(
+        "races::processes_end_while_the_driver_goes".into(),
+        &races,
+        |session| session.succeeded("exits").map(drop),
     );
     for name in scenario_names() {
         let guest = zeroing.clone();
@@ -312,6 +337,32 @@ fn mix(session: &Session, step: &str) -> Result<()> {
         ensure!(
             count.is_some_and(|count| count > 0),
             "no {operation}: {summary}"
+        );
+    }
+    Ok(())
+}
+
+fn threads_keep_all_data(session: &Session) -> Result<()> {
+    let output = session.succeeded("threads")?;
+    let summary = output
+        .lines()
+        .find(|line| line.starts_with('{'))
+        .with_context(|| format!("no summary:\n{output}"))?;
+    let summary: Value = serde_json::from_str(summary).context("the summary is no JSON")?;
+    ensure!(
+        summary["ok"] == true && summary["wrong_bytes"] == 0,
+        "{summary}"
+    );
+    for count in [
+        "dropped",
+        "written",
+        "verified_bytes",
+        "to_device_bytes",
+        "to_system_bytes",
+    ] {
+        ensure!(
+            summary[count].as_u64().is_some_and(|count| count > 0),
+            "no {count}: {summary}"
         );
     }
     Ok(())
