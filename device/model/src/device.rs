@@ -22,6 +22,7 @@ use crate::engine::{self, Control};
 use crate::host_memory::host_has_room;
 use crate::interrupt::{Interrupt, Vectors};
 use crate::msix::MsixTable;
+use crate::occasional::Occasional;
 use crate::registers::{Effect, Registers};
 use crate::reset::ResetCause;
 use crate::vram::Vram;
@@ -82,6 +83,9 @@ pub(crate) struct Shared {
     pub(crate) may_master: AtomicBool,
     /// Held by a reset from its beginning to its end.
     pub(crate) resetting: Mutex<()>,
+    // For the logs.
+    pub(crate) queue_stops: Occasional,
+    pub(crate) resets: Occasional,
 }
 
 /// A lock that nobody can leave in a bad state by panicking, as every update is one assignment.
@@ -203,9 +207,15 @@ impl Device {
         let registers = Arc::new(Mutex::new(Registers::new(vram_bytes, copy_queues)));
         let scrubbed = {
             let registers = registers.clone();
+            let failures = Occasional::default();
             move |generation, result: io::Result<()>| {
-                if let Err(error) = &result {
-                    tracing::error!("VRAM cannot be scrubbed, the device is lost: {error}");
+                if let Err(error) = &result
+                    && let Some(times) = failures.count()
+                {
+                    tracing::error!(
+                        times,
+                        "VRAM cannot be scrubbed, the device is lost: {error}"
+                    );
                 }
                 lock(&registers).scrubbed(generation, result.is_ok());
             }
@@ -225,6 +235,8 @@ impl Device {
             registers,
             may_master: AtomicBool::new(false),
             resetting: Mutex::new(()),
+            queue_stops: Occasional::default(),
+            resets: Occasional::default(),
         });
         let mut device = Self {
             shared,

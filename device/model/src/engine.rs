@@ -165,12 +165,15 @@ impl<'a> Run<'a> {
     fn work(mut self) {
         let stop = self.serve();
         if let Stop::Fault(fault) = stop {
-            tracing::warn!(
-                queue = self.queue,
-                index = self.consumer,
-                "queue stopped: {:?}",
-                fault.status
-            );
+            if let Some(times) = self.shared.queue_stops.count() {
+                tracing::warn!(
+                    queue = self.queue,
+                    index = self.consumer,
+                    times,
+                    "queue stopped: {:?}",
+                    fault.status
+                );
+            }
             self.records.push(Record::Error {
                 status: fault.status,
             });

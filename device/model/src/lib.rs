@@ -16,6 +16,7 @@ mod host_memory;
 mod interrupt;
 pub mod mock;
 mod msix;
+mod occasional;
 mod registers;
 mod reset;
 mod ring;

@@ -48,6 +48,8 @@ impl Shared {
             registers,
             may_master: _, // by set_may_master
             resetting,
+            queue_stops: _, // of all generations
+            resets,
         } = self;
         let _one_at_a_time = lock(resetting);
         let generation = {
@@ -72,6 +74,8 @@ impl Shared {
         vectors.reset(disconnected);
         telemetry.reset(cause.kind(), generation);
         background.scrub(generation);
-        tracing::info!(?cause, generation, "reset");
+        if let Some(times) = resets.count() {
+            tracing::info!(?cause, generation, times, "reset");
+        }
     }
 }
