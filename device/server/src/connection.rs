@@ -269,3 +269,76 @@ pub(crate) fn send_message(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    /// A message of `size` bytes, all of them zero behind the size.
+    fn message(size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let announced = u32::try_from(size).expect("size");
+        bytes[4..8].copy_from_slice(&announced.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn descriptors_held_have_a_bound_before_their_message_is_whole() {
+        let (client, server) = UnixStream::pair().expect("a pair");
+        let event = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
+        let fds = [event.as_fd(); MAX_MESSAGE_FDS];
+        let mut receiver = Receiver::new();
+        let bytes = message(200);
+        let (last, rest) = bytes.split_last().expect("bytes");
+        for (sent, byte) in (1..).zip(rest) {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            let byte = [IoSlice::new(std::slice::from_ref(byte))];
+            sendmsg(&client, &byte, &mut control, SendFlags::NOSIGNAL).expect("send");
+            assert_eq!(receiver.receive(server.as_fd()).expect("receive"), 1);
+            let arrivals = &receiver.arrivals;
+            let held: usize = arrivals.iter().map(|arrival| arrival.fds.len()).sum();
+            assert_eq!(held, MAX_HELD_FDS.min(sent * MAX_MESSAGE_FDS));
+            assert!(
+                arrivals.len() <= MAX_HELD_FDS,
+                "{} arrivals",
+                arrivals.len()
+            );
+        }
+        (&client).write_all(&[*last]).expect("send");
+        let message = receiver.next(server.as_fd()).expect("a message");
+        let message = message.expect("no end");
+        assert!(message.fds_lost);
+        assert_eq!(message.fds.len(), MAX_MESSAGE_FDS);
+        assert!(receiver.arrivals.is_empty());
+    }
+
+    #[test]
+    fn a_large_message_keeps_its_memory_no_longer_than_needed() {
+        let (client, server) = UnixStream::pair().expect("a pair");
+        let mut receiver = Receiver::new();
+        // The large one does not fit into the socket.
+        let sender = std::thread::spawn(move || {
+            (&client)
+                .write_all(&message(MAX_MESSAGE_BYTES))
+                .expect("send");
+            (&client).write_all(&message(HEADER_BYTES)).expect("send");
+        });
+        for size in [MAX_MESSAGE_BYTES, HEADER_BYTES] {
+            let message = receiver.next(server.as_fd()).expect("a message");
+            let payload = message.expect("no end").payload.len();
+            assert_eq!(payload, size - HEADER_BYTES);
+        }
+        sender.join().expect("the sender");
+        // The next one is waited for with what any message gets.
+        assert!(receiver.next(server.as_fd()).expect("the end").is_none());
+        assert_eq!(receiver.buffer.len(), CHUNK_BYTES);
+        assert!(receiver.buffer.capacity() < 2 * CHUNK_BYTES);
+    }
+}
