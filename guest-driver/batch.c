@@ -131,32 +131,12 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->nr_descs = 0;
 }
 
-/*
- * The core marks only the first 2 MiB of a hole that has no page table of
- * middle level yet, and nothing behind it. A batch lies within one such table,
- * so all of the rest is empty then: end the batch in front of it.
- */
-static void hmmgpu_batch_stop_at_hole(struct hmmgpu_batch *batch)
-{
-	unsigned int i;
-
-	if (batch->nr <= HMMGPU_LARGE_PAGES || batch->src[0] !=
-	    (MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND))
-		return;
-	for (i = HMMGPU_LARGE_PAGES; i < batch->nr; i++)
-		if (batch->src[i])
-			return;
-	batch->stop = HMMGPU_LARGE_PAGES;
-	batch->stop_reason = HMMGPU_STOP_HOLES;
-}
-
 /**
  * hmmgpu_batch_find() - find out what of a range is on the device
  * @batch: a batch without destinations
  * @vma: the VMA
  * @start: first address
- * @end: end of the range, which lies in @vma and has at most HMMGPU_BATCH_PAGES
- *       pages
+ * @end: end of the range, which lies in @vma and in the same 2 MiB as @start
  *
  * Sets &hmmgpu_batch.on_device, and changes nothing in the mm: nothing is
  * faulted in, unmapped or split. It is a snapshot, old when it returns, so it
@@ -222,13 +202,11 @@ static void hmmgpu_batch_find_left_out(struct hmmgpu_batch *batch)
  * @batch: the batch
  * @vma: the VMA
  * @start: first address
- * @end: end of the range, which lies in @vma and within one entry of the
- *       page-upper directory, and has at most HMMGPU_BATCH_PAGES pages
+ * @end: end of the range, which lies in @vma and in the same 2 MiB as @start
  * @flags: MIGRATE_VMA_SELECT flags
  * @fault_page: page of the CPU fault, or NULL
  *
- * Folios are only tried to be locked: several batches may be in flight. Only
- * folios of order 0, and of 2 MiB that are mapped and selected as a whole, stay
+ * Only folios of order 0, and of 2 MiB that are mapped and selected as a whole, stay
  * as they are. The core splits all others, and if it cannot (one pinned page is
  * enough), leaves the rest of the 2 MiB out: those entries are empty and count
  * as skipped.
@@ -257,10 +235,8 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 	if (ret)
 		return ret;
 	hmmgpu_batch_reset(batch, batch->args.npages);
-	if (flags & MIGRATE_VMA_SELECT_SYSTEM) {
-		hmmgpu_batch_stop_at_hole(batch);
+	if (flags & MIGRATE_VMA_SELECT_SYSTEM)
 		hmmgpu_batch_find_left_out(batch);
-	}
 	return 0;
 }
 

@@ -14,14 +14,12 @@
 /**
  * enum hmmgpu_stop - why the last entries of a batch are left alone
  * @HMMGPU_STOP_NONE: they are not
- * @HMMGPU_STOP_HOLES: the core marked only the first 2 MiB of a hole
  * @HMMGPU_STOP_SMALL: no large destination, or a folio that is shared on its
  *                     way home: single pages may do
  * @HMMGPU_STOP_FULL: no destination at all
  */
 enum hmmgpu_stop {
 	HMMGPU_STOP_NONE,
-	HMMGPU_STOP_HOLES,
 	HMMGPU_STOP_SMALL,
 	HMMGPU_STOP_FULL,
 };

@@ -50,14 +50,29 @@
  *   folio_free runs under page-table locks and in interrupt context.
  * * &hmmgpu_device.batch_lock: the spare batches. A leaf.
  *
- * A folio's lock is only ever tried (by the core's collect), never waited for,
- * so that several batches may be in flight and several mms at work.
+ * Folio locks, which a batch holds from collect to finish, are tried by the
+ * core's collect, with one exception: it waits for the lock of a large folio
+ * that it meets mapped by single pages, in order to split it. Another task may
+ * hold that lock, through a mapping in a fork. No circle of such waits can close:
+ *
+ * * A batch lies within one 2 MiB unit. So a collect that waits holds no large
+ *   folio of its own: one that it had collected would have been all of the unit.
+ * * A large folio in flight was unmapped in all mms before its collect returned.
+ *   Whoever waits for it has met it before that.
+ * * So, in a circle, each task met the next one's folio before that one was in
+ *   flight, and the next one began to wait after that: each would have begun to
+ *   wait before the next, all around.
+ *
+ * Who waits for a folio to split it also holds a reference, so that nobody else
+ * can split it meanwhile, and the lock never becomes that of a single page. With
+ * batches of two units, two tasks that each collected a large folio and then met
+ * the other's would wait for good.
  */
 
 #define HMMGPU_LARGE_ORDER	9
 #define HMMGPU_LARGE_PAGES	512U
-/* Pages in one batch: two folios of 2 MiB. */
-#define HMMGPU_BATCH_PAGES	(2 * HMMGPU_LARGE_PAGES)
+/* Pages in one batch: one folio of 2 MiB. More could deadlock: DOC: Locking. */
+#define HMMGPU_BATCH_PAGES	HMMGPU_LARGE_PAGES
 /* Entries of the ring: room for several batches of scattered pages. */
 #define HMMGPU_RING_LOG2	14
 #define HMMGPU_FENCE_SLOTS	128

@@ -81,23 +81,14 @@ static bool hmmgpu_vma_eligible(struct hmmgpu_request *req,
 }
 
 /*
- * A batch is a whole number of 2 MiB units, or part of one: a hole that is not
- * aligned at both ends is marked page by page, all of it. It lies within one
- * page-upper directory entry, see hmmgpu_batch_stop_at_hole(). Short batches are
- * a virtue on the way home, where the mm's other threads wait meanwhile.
+ * A batch never goes beyond 2 MiB: DOC: Locking needs that, and of a wider hole
+ * the core may mark only the first 2 MiB. A short batch is also soon over, and
+ * on the way home the mm's other threads wait for it.
  */
 static unsigned long hmmgpu_batch_end(struct hmmgpu_request *req,
 				      unsigned long limit)
 {
-	unsigned long addr = req->addr;
-	unsigned long end = min(limit, ALIGN(addr + 1, PUD_SIZE));
-
-	if (!IS_ALIGNED(addr, HPAGE_PMD_SIZE) || addr < req->small_end)
-		return min(end, ALIGN(addr + 1, HPAGE_PMD_SIZE));
-	end = min(end, addr + (HMMGPU_BATCH_PAGES << PAGE_SHIFT));
-	if (end - addr > HPAGE_PMD_SIZE)
-		end = ALIGN_DOWN(end, HPAGE_PMD_SIZE);
-	return end;
+	return min(limit, ALIGN(req->addr + 1, HPAGE_PMD_SIZE));
 }
 
 static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
@@ -124,7 +115,6 @@ static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 
 	switch (reason) {
 	case HMMGPU_STOP_NONE:
-	case HMMGPU_STOP_HOLES:
 		return 0;
 	case HMMGPU_STOP_SMALL:
 		/* Its entries are locked until it has finished. */
