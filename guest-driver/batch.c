@@ -131,6 +131,63 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->nr_descs = 0;
 }
 
+/*
+ * Looks at a range and changes nothing in the mm: nothing is faulted in,
+ * unmapped or split. The result is a snapshot, so there is no need for a
+ * notifier that would tell of changes: the one here is only how the core gets to
+ * know the mm.
+ */
+static void hmmgpu_snapshot(struct hmmgpu_device *hdev,
+			    struct vm_area_struct *vma, unsigned long start,
+			    unsigned long end, unsigned long *pfns)
+{
+	struct mmu_interval_notifier nobody = { .mm = vma->vm_mm };
+	struct hmm_range range = {
+		.notifier = &nobody,
+		.start = start,
+		.end = end,
+		.hmm_pfns = pfns,
+		.dev_private_owner = hdev,
+	};
+
+	memset(pfns, 0, PHYS_PFN(end - start) * sizeof(*pfns));
+	/* If it fails, what it has not come to stays zero: not there. */
+	hmm_range_fault(&range);
+}
+
+/* Inside a large folio the pfn may be that of a wrong page of this folio. */
+static bool hmmgpu_snapshot_is_ours(struct hmmgpu_device *hdev,
+				    unsigned long hmm_pfn)
+{
+	return (hmm_pfn & HMM_PFN_VALID) &&
+	       (hmm_pfn & ~HMM_PFN_FLAGS) - hdev->first_pfn <
+	       hdev->vram_bytes >> PAGE_SHIFT;
+}
+
+/**
+ * hmmgpu_shared_large() - may other mms map this large device folio?
+ * @hdev: the device
+ * @vma: the VMA
+ * @addr: address in @vma, aligned to 2 MiB
+ *
+ * Only an entry that is writable is certain to be the only one. One that is not
+ * may be so because of a fork, or because the VMA is not writable.
+ *
+ * Context: mmap_lock is held. If it is for writing, a folio that is not shared
+ * does not become so.
+ * Return: true if a large folio on the device is mapped there as a whole, and
+ * may be mapped elsewhere.
+ */
+bool hmmgpu_shared_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
+			 unsigned long addr)
+{
+	unsigned long pfn;
+
+	hmmgpu_snapshot(hdev, vma, addr, addr + PAGE_SIZE, &pfn);
+	return hmmgpu_snapshot_is_ours(hdev, pfn) && !(pfn & HMM_PFN_WRITE) &&
+	       hmm_pfn_to_map_order(pfn) == HMMGPU_LARGE_ORDER;
+}
+
 /**
  * hmmgpu_batch_find() - find out what of a range is on the device
  * @batch: a batch without destinations
@@ -138,11 +195,7 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
  * @start: first address
  * @end: end of the range, which lies in @vma and in the same 2 MiB as @start
  *
- * Sets &hmmgpu_batch.on_device, and changes nothing in the mm: nothing is
- * faulted in, unmapped or split. It is a snapshot, old when it returns, so it
- * needs no notifier that would tell of changes: the one here is only how the
- * core gets to know the mm. Inside a large folio the core may give the pfn of a
- * wrong page, but of one in the same folio.
+ * Sets &hmmgpu_batch.on_device.
  *
  * Context: mmap_lock is held.
  * Return: number of pages that are on the device.
@@ -151,32 +204,18 @@ unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
 			       struct vm_area_struct *vma, unsigned long start,
 			       unsigned long end)
 {
-	struct hmmgpu_device *hdev = batch->hdev;
-	struct mmu_interval_notifier nobody = { .mm = vma->vm_mm };
-	struct hmm_range range = {
-		.notifier = &nobody,
-		.start = start,
-		.end = end,
-		.hmm_pfns = batch->dst,
-		.dev_private_owner = hdev,
-	};
 	unsigned int i, nr = PHYS_PFN(end - start), found = 0;
 
 	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
-	memset(batch->dst, 0, nr * sizeof(*batch->dst));
-	/* If it fails, what it has not come to counts as not there. */
-	hmm_range_fault(&range);
+	/* Nobody needs @dst before there are destinations. */
+	hmmgpu_snapshot(batch->hdev, vma, start, end, batch->dst);
 	for (i = 0; i < nr; i++) {
-		unsigned long pfn = batch->dst[i];
-
-		if ((pfn & HMM_PFN_VALID) &&
-		    (pfn & ~HMM_PFN_FLAGS) - hdev->first_pfn <
-		    hdev->vram_bytes >> PAGE_SHIFT) {
+		if (hmmgpu_snapshot_is_ours(batch->hdev, batch->dst[i])) {
 			__set_bit(i, batch->on_device);
 			found++;
 		}
+		batch->dst[i] = 0;
 	}
-	memset(batch->dst, 0, nr * sizeof(*batch->dst));
 	return found;
 }
 

@@ -14,8 +14,7 @@
 /**
  * enum hmmgpu_stop - why the last entries of a batch are left alone
  * @HMMGPU_STOP_NONE: they are not
- * @HMMGPU_STOP_SMALL: no large destination, or a folio that is shared on its
- *                     way home: single pages may do
+ * @HMMGPU_STOP_SMALL: no large destination; single pages may do
  * @HMMGPU_STOP_FULL: no destination at all
  */
 enum hmmgpu_stop {
@@ -123,6 +122,8 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 void hmmgpu_batch_put(struct hmmgpu_batch *batch);
 void hmmgpu_batch_free_all(struct hmmgpu_device *hdev);
 bool hmmgpu_unit_next(struct hmmgpu_batch *batch, struct hmmgpu_unit *unit);
+bool hmmgpu_shared_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
+			 unsigned long addr);
 unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
 			       struct vm_area_struct *vma, unsigned long start,
 			       unsigned long end);

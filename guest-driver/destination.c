@@ -272,13 +272,6 @@ static bool hmmgpu_alloc_system(struct hmmgpu_batch *batch,
  * the core split the PMD; the next fault then splits the folio, and the one
  * after that moves the page. An eviction has no such way out, the destination
  * must be of the same order there: evict.c goes by the mms instead.
- *
- * A large folio that other mms may map goes home as single pages. When one of
- * them unmaps it or exits, the kernel mistakes the migration entry, see
- * hmmgpu_request_lock(), and nothing here can keep another mm from that. Only an
- * entry that is writable is certain to be the only one. Once collected as single
- * pages, the folio is split, and migration entries of single pages are safe. A
- * VMA that is not writable pays for this without need.
  */
 static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 			      struct hmmgpu_unit *unit)
@@ -292,11 +285,6 @@ static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 	}
 	if (!unit->migrate || !is_device_private_page(unit->page))
 		return;
-	if (unit->order && batch->args.vma && !batch->single_fallback &&
-	    !(batch->src[unit->index] & MIGRATE_PFN_WRITE)) {
-		hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
-		return;
-	}
 	if (hmmgpu_alloc_system(batch, unit, unit->order))
 		return;
 	if (!unit->order) {

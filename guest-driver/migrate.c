@@ -107,6 +107,14 @@ static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
 	return flags;
 }
 
+static void hmmgpu_request_go_small(struct hmmgpu_request *req)
+{
+	hmmgpu_count(req->hdev, fallbacks, 1);
+	trace_hmmgpu_fallback(req->hdev->id, req->direction, req->addr,
+			      HMMGPU_LARGE_ORDER, 0);
+	req->small_end = req->addr + HPAGE_PMD_SIZE;
+}
+
 /* The batch in @spare ends before its end: what now? */
 static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 				  enum hmmgpu_stop reason)
@@ -121,10 +129,7 @@ static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 		ret = hmmgpu_request_drain(req);
 		if (ret)
 			return ret;
-		hmmgpu_count(req->hdev, fallbacks, 1);
-		trace_hmmgpu_fallback(req->hdev->id, req->direction, req->addr,
-				      HMMGPU_LARGE_ORDER, 0);
-		req->small_end = req->addr + HPAGE_PMD_SIZE;
+		hmmgpu_request_go_small(req);
 		return 0;
 	default:
 		ret = hmmgpu_request_drain(req);
@@ -135,6 +140,23 @@ static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 	}
 }
 
+/*
+ * A large folio that other mms may map goes home as single pages. When one of
+ * them unmaps it or exits, the kernel mistakes its migration entry, see
+ * hmmgpu_request_lock(), and nothing here can keep another mm from that. To
+ * collect single pages splits the folio first, and migration entries of single
+ * pages are safe.
+ */
+static bool hmmgpu_request_must_split(struct hmmgpu_request *req,
+				      struct vm_area_struct *vma,
+				      unsigned long start, unsigned long end)
+{
+	return req->direction == HMMGPU_DIR_DEV_TO_SYS &&
+	       start >= req->small_end &&
+	       IS_ALIGNED(start | end, HPAGE_PMD_SIZE) &&
+	       hmmgpu_shared_large(req->hdev, vma, start);
+}
+
 static int hmmgpu_request_batch(struct hmmgpu_request *req,
 				struct vm_area_struct *vma)
 {
@@ -143,6 +165,8 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 	unsigned long end = hmmgpu_batch_end(req, min(req->end, vma->vm_end));
 	int ret;
 
+	if (hmmgpu_request_must_split(req, vma, start, end))
+		hmmgpu_request_go_small(req);
 	if (hmmgpu_batch_collect(batch, vma, start, end,
 				 hmmgpu_request_flags(req), NULL)) {
 		req->skipped += PHYS_PFN(end - start);
