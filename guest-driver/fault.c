@@ -94,6 +94,12 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
  * is home, also while the device is being removed, so it takes no lock that
  * removal holds.
  *
+ * While a large folio comes home by a fault, a kernel whose zap_huge_pmd_folio()
+ * takes its migration entry for a mapping (hmmgpu_request_lock()) is corrupted
+ * if another thread does MADV_DONTNEED on it, or a fork that shares it unmaps it
+ * or exits. The former needs mmap_lock only for reading, as is held here, the
+ * latter another one: a fault cannot keep either out.
+ *
  * Context: mmap_lock is held for reading.
  * Return: 0 if the access should be tried again, VM_FAULT_OOM, or
  * VM_FAULT_SIGBUS if the data cannot be had.
