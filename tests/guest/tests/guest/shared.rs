@@ -68,7 +68,7 @@ const NOT_ZEROING: &[Step] = &[
 const RACES: &[Step] = &[
     Step {
         name: "threads",
-        command: "hmmgpu-races --rounds 400",
+        command: "hmmgpu-races --rounds 1500",
         limit: 120,
     },
     Step {
