@@ -9,10 +9,10 @@ use crate::snapshot::Window;
 /// memory: beyond it the oldest is dropped and counted.
 pub const MAX_WINDOWS: usize = 4096;
 
-/// Most rows that are kept in all closed windows: what [`Window::rows`] counts, which are some
-/// 30 bytes of JSON each. Stops a driver that does a little of everything between its marks:
+/// Most rows that are kept in all closed windows: what [`Window::rows`] counts, which are at
+/// most some 100 bytes of indented JSON each. Stops a driver that does a little of everything between its marks:
 /// beyond it the oldest windows are dropped and counted, but never the last.
-pub const MAX_WINDOW_ROWS: usize = 1 << 18;
+pub const MAX_WINDOW_ROWS: usize = 1 << 17;
 
 /// Rows that a class counts as, besides its latency buckets.
 const CLASS_ROWS: usize = 16;
