@@ -55,7 +55,7 @@ pub enum ConfigError {
     #[error("{0} copy queues are not possible: give 1 to 16")]
     CopyQueues(u32),
     /// The host refused memory or a thread.
-    #[error("the host refused {what}: {source}")]
+    #[error("the host refused {what}")]
     Host {
         /// What was asked for.
         what: &'static str,
@@ -412,7 +412,11 @@ impl Drop for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mock::GuestRam;
+    use crate::mock::descriptors::{Side, fill, note};
+    use crate::mock::{Driver, GuestRam, QueueConfig};
+    use hmmgpu_contract::PAGE_SIZE;
+    use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE};
+    use std::os::unix::fs::MetadataExt;
     use std::time::{Duration, Instant};
 
     const MIB: u64 = 1 << 20;
@@ -432,6 +436,71 @@ mod tests {
         while !done() {
             assert!(Instant::now() < deadline, "not done in time");
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn errors_do_not_repeat_their_source() {
+        let source = io::Error::other("no more");
+        let host = ConfigError::Host {
+            what: "a thread",
+            source,
+        };
+        assert_eq!(host.to_string(), "the host refused a thread");
+        let source = std::error::Error::source(&host).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("no more"));
+    }
+
+    /// Bytes of VRAM that the host has populated.
+    fn populated(device: &Device) -> u64 {
+        let file = device.shared.vram.region().file_offset().unwrap().file();
+        file.metadata().unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn what_an_engine_uses_of_vram_is_populated_further_on() {
+        const BLOCK: u64 = VRAM_BLOCK_BYTES;
+        let last = |block: u64| Side::Vram((block + 1) * BLOCK - PAGE_SIZE);
+        let alloc = note(NOTE_ALLOC, 0, 1, BLOCK, 0);
+        for desc in [fill(0, 1, last(0), 1), alloc] {
+            let device = device();
+            let ram = GuestRam::new(RAM_BASE, 1 << 20).unwrap();
+            let mut driver = Driver::new(device.clone(), ram, QueueConfig::default()).unwrap();
+            let free = note(NOTE_FREE, 0, 1, 256 * MIB, 0);
+            assert_eq!(driver.run(&[free]).unwrap().errors, 0);
+            assert_eq!(populated(&device), 0);
+            assert_eq!(driver.run(&[desc]).unwrap().errors, 0);
+            until(|| populated(&device) > BLOCK);
+        }
+    }
+
+    #[test]
+    fn guest_ram_is_populated() {
+        let device = device();
+        let ram = GuestRam::new(RAM_BASE, 4 << 20).unwrap();
+        let mapping = ram.mapping(0, ram.size(), true).unwrap();
+        let file = mapping.backing.as_ref().unwrap().0.try_clone().unwrap();
+        device.dma_map(mapping).unwrap();
+        until(|| file.metadata().unwrap().blocks() * 512 == ram.size());
+    }
+
+    #[test]
+    fn stopping_a_queue_and_bus_mastering_waits_for_accesses_that_have_begun() {
+        let device = device();
+        let ram = GuestRam::new(RAM_BASE, 1 << 20).unwrap();
+        let driver = Driver::new(device.clone(), ram, QueueConfig::default()).unwrap();
+        let stop = || driver.stop();
+        let take_bus = || driver.set_bus_master(false);
+        let both: [&(dyn Fn() + Sync); 2] = [&stop, &take_bus];
+        for end in both {
+            let access = device.shared.dma.view();
+            std::thread::scope(|scope| {
+                scope.spawn(end);
+                // Whoever waits for the map keeps others from beginning an access.
+                until(|| device.shared.dma.try_view().is_none());
+                drop(access);
+            });
+            assert!(device.shared.dma.try_view().is_some());
         }
     }
 

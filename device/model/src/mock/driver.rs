@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MockError {
     /// The host refused memory.
-    #[error("guest RAM: {0}")]
+    #[error("the host refused guest RAM")]
     Ram(#[from] std::io::Error),
     /// The device refused a DMA map.
     #[error("DMA map: {0}")]
