@@ -204,9 +204,9 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
  * but MADV_DONTNEED of another thread needs only what is locked for reading
  * here, the mm or the VMA. On the way home both are locked for writing.
  *
- * This keeps other threads out, not other mms: hmmgpu_alloc_home() sees to
- * those. On the way to the device the entries are of system memory, and reading
- * is enough.
+ * This keeps other threads out, not other mms: hmmgpu_request_must_split()
+ * sees to those. On the way to the device the entries are of system memory, and
+ * reading is enough.
  */
 static int hmmgpu_request_lock(struct hmmgpu_request *req)
 {
