@@ -16,6 +16,7 @@ mod shared;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use hmmgpu_vm_tests::program::{self, Program};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -56,4 +57,12 @@ fn trial(
     Trial::test(name, move || {
         check().map_err(|error| Failed::from(format!("{error:#}")))
     })
+}
+
+/// A folder for sockets and temporary files; its path is short, because a socket's has to be.
+fn short_folder() -> anyhow::Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("vmt-")
+        .tempdir_in("/tmp")
+        .context("cannot make a folder in /tmp")
 }

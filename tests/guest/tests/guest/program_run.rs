@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::trial;
+use crate::{short_folder, trial};
 
 /// Time for a guest to boot, on a slow and busy host.
 const BOOT: Duration = Duration::from_secs(300);
@@ -40,14 +40,6 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         .collect()
 }
 
-/// A folder for sockets and temporary files; its path is short, because a socket's has to be.
-fn runtime() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("vmt-")
-        .tempdir_in("/tmp")
-        .context("cannot make a folder in /tmp")
-}
-
 const MACHINE: [&str; 5] = ["run", "--memory", "1G", "--vram", "64M"];
 
 fn arguments<'a>(options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
@@ -55,7 +47,7 @@ fn arguments<'a>(options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn passes_through(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("greet");
     std::fs::write(
@@ -109,7 +101,7 @@ fn set_executable(path: &std::path::Path) -> Result<()> {
 }
 
 fn a_signal_in_the_guest(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let arguments = arguments(&[], &["sh", "-c", "kill -TERM $$"]);
     let finished = program.run(&arguments, b"", runtime.path(), BOOT)?;
     finished.expect_code(128 + 15)?;
@@ -117,7 +109,7 @@ fn a_signal_in_the_guest(program: &Program) -> Result<()> {
 }
 
 fn an_unknown_command(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let arguments = arguments(&[], &["no-such-command"]);
     let finished = program.run(&arguments, b"", runtime.path(), BOOT)?;
     // As a shell has it.
@@ -131,7 +123,7 @@ fn an_unknown_command(program: &Program) -> Result<()> {
 }
 
 fn the_time_limit(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     // Under any accelerator a guest takes longer than this.
     let arguments = arguments(&["--timeout", "1"], &["sleep", "1000"]);
     let finished = program.run(&arguments, b"", runtime.path(), BOOT)?;
@@ -140,7 +132,7 @@ fn the_time_limit(program: &Program) -> Result<()> {
 }
 
 fn a_panic(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let arguments = arguments(
         &[],
         &["sh", "-c", "echo c >/proc/sysrq-trigger; sleep 1000"],
@@ -174,7 +166,7 @@ fn find<'a>(processes: &'a [Process], what: &str) -> Result<&'a Process> {
 
 /// Kills one process of a waiting guest; all the others, sockets and files have to go.
 fn kill_and_look(program: &Program, what: &str) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let (running, processes) = waiting_guest(program, &runtime)?;
     let victim = find(&processes, what)?;
     kill_process(victim.pid, Signal::KILL).context("cannot kill it")?;
@@ -198,7 +190,7 @@ fn killed_server(program: &Program) -> Result<()> {
 }
 
 fn ctrl_c(program: &Program) -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = short_folder()?;
     let (running, processes) = waiting_guest(program, &runtime)?;
     // A terminal sends it to the whole process group.
     running.signal_group(Signal::INT)?;

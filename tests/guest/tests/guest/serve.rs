@@ -11,9 +11,8 @@ use hmmgpu_vm_tests::leftovers;
 use hmmgpu_vm_tests::program::{Program, Running};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::trial;
+use crate::{short_folder, trial};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,13 +35,6 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
             trial(name, move || check(&program))
         })
         .collect()
-}
-
-fn folder() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("vmt-")
-        .tempdir_in("/tmp")
-        .context("cannot make a folder in /tmp")
 }
 
 fn start(program: &Program, folder: &Path) -> Result<Running> {
@@ -72,7 +64,7 @@ fn end(running: Running, signal: Signal) -> Result<()> {
 }
 
 fn refuses_a_live_socket(program: &Program) -> Result<()> {
-    let folder = folder()?;
+    let folder = short_folder()?;
     let first = start(program, folder.path())?;
     let socket = folder.path().join("gpu.sock");
     let arguments = ["serve", "--socket", socket.to_str().context("path")?];
@@ -89,7 +81,7 @@ fn refuses_a_live_socket(program: &Program) -> Result<()> {
 }
 
 fn replaces_a_dead_socket(program: &Program) -> Result<()> {
-    let folder = folder()?;
+    let folder = short_folder()?;
     let socket = folder.path().join("gpu.sock");
     drop(UnixListener::bind(&socket)?);
     ensure!(socket.exists(), "a dead socket's file stays");
@@ -100,7 +92,7 @@ fn replaces_a_dead_socket(program: &Program) -> Result<()> {
 
 fn writes_its_telemetry(program: &Program) -> Result<()> {
     for signal in [Signal::TERM, Signal::INT] {
-        let folder = folder()?;
+        let folder = short_folder()?;
         end(start(program, folder.path())?, signal)?;
         let file = folder.path().join("telemetry.json");
         let text = std::fs::read_to_string(&file).context("no telemetry")?;
