@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Version and limits */
-#define HMMGPU_CONTRACT_VERSION		0x10000
+#define HMMGPU_CONTRACT_VERSION		0x10001
 #define HMMGPU_MAX_ORDER		0x12
 #define HMMGPU_MAX_TRANSFER_BYTES	0x40000000
 #define HMMGPU_VRAM_BLOCK_BYTES		0x200000
@@ -41,6 +41,8 @@
 #define HMMGPU_REG_FOLIO_ORDERS		0x18
 #define HMMGPU_REG_COPY_QUEUES		0x1c
 #define HMMGPU_REG_MAX_RING_LOG2	0x20
+#define HMMGPU_REG_CONTEXTS		0x24
+#define HMMGPU_REG_COMPUTE_ENGINES	0x28
 #define HMMGPU_REG_RESET_CTRL		0x40
 #define HMMGPU_REG_STATE		0x44
 #define HMMGPU_REG_GENERATION		0x48
@@ -55,7 +57,7 @@
 #define HMMGPU_REG_ERROR_ADDR_HI	0x90
 #define HMMGPU_REG_ERROR_COUNT		0x94
 
-/* Registers of a queue */
+/* Registers of a queue or context */
 #define HMMGPU_QUEUE_HEADER_LO		0x0
 #define HMMGPU_QUEUE_HEADER_HI		0x4
 #define HMMGPU_QUEUE_RING_LO		0x8
@@ -65,6 +67,8 @@
 #define HMMGPU_QUEUE_CTRL		0x18
 #define HMMGPU_QUEUE_STATUS		0x1c
 #define HMMGPU_QUEUE_DOORBELL		0x20
+#define HMMGPU_CONTEXT_ROOT_LO		0x24
+#define HMMGPU_CONTEXT_ROOT_HI		0x28
 
 /* Values of registers */
 #define HMMGPU_MAGIC_VALUE		0x48474d48
@@ -74,13 +78,21 @@
 #define HMMGPU_STATE_FAILED		0x2
 #define HMMGPU_QUEUE_BASE		0x1000
 #define HMMGPU_QUEUE_STRIDE		0x100
-#define HMMGPU_MAX_QUEUES		0x10
+#define HMMGPU_MAX_COPY_QUEUES		0x10
+#define HMMGPU_INVALIDATION_QUEUE	0x10
+#define HMMGPU_FAULT_QUEUE		0x11
+#define HMMGPU_CONTEXT_BASE		0x8000
+#define HMMGPU_CONTEXT_STRIDE		0x80
+#define HMMGPU_MAX_CONTEXTS		0x100
+#define HMMGPU_FEATURE_CONTEXTS		0x1
+#define HMMGPU_ERROR_CONTEXT0		0x100
 #define HMMGPU_QUEUE_CTRL_ENABLE	0x1
 #define HMMGPU_QUEUE_STATUS_OFF		0x0
 #define HMMGPU_QUEUE_STATUS_RUNNING	0x1
 #define HMMGPU_QUEUE_STATUS_ERROR	0x2
 #define HMMGPU_INT_ERROR		0x1
 #define HMMGPU_INT_QUEUE0		0x2
+#define HMMGPU_INT_COMPUTE		0x80000
 
 /* Limits of queues */
 #define HMMGPU_MIN_RING_LOG2		2
@@ -138,10 +150,77 @@
 #define HMMGPU_STATUS_ABORTED		10
 #define HMMGPU_STATUS_BAD_PRODUCER	11
 #define HMMGPU_STATUS_QUEUE_UNREACHABLE	12
+#define HMMGPU_STATUS_BAD_CONTEXT	13
+#define HMMGPU_STATUS_FAULT		14
+#define HMMGPU_STATUS_CANCELLED		15
+
+/* Address spaces */
+#define HMMGPU_VA_BITS			48
+#define HMMGPU_PT_LEVELS		4
+#define HMMGPU_PT_BITS			9
+#define HMMGPU_PT_LARGE_SHIFT		21
+
+/* Bits of page-table entries */
+#define HMMGPU_PTE_VALID		0x1
+#define HMMGPU_PTE_WRITE		0x2
+#define HMMGPU_PTE_ATOMIC		0x4
+#define HMMGPU_PTE_VRAM			0x8
+#define HMMGPU_PTE_LEAF			0x10
+#define HMMGPU_PTE_ADDRESS		0xffffffffff000ULL
+
+/* Opcodes of the invalidation queue */
+#define HMMGPU_OP_INVALIDATE		16
+#define HMMGPU_OP_REPLAY		17
+#define HMMGPU_OP_CANCEL		18
+
+/* What faulted */
+#define HMMGPU_FAULT_READ		0
+#define HMMGPU_FAULT_WRITE		1
+#define HMMGPU_FAULT_ATOMIC		2
+
+/* Reasons of faults */
+#define HMMGPU_FAULT_NONE		0
+#define HMMGPU_FAULT_NOT_PRESENT	1
+#define HMMGPU_FAULT_NOT_WRITABLE	2
+#define HMMGPU_FAULT_NOT_ATOMIC		3
+#define HMMGPU_FAULT_MALFORMED		4
+#define HMMGPU_FAULT_TABLE_UNREACHABLE	5
+#define HMMGPU_FAULT_ADDRESS_UNREACHABLE	6
+#define HMMGPU_FAULT_VIRTUAL_ADDRESS	7
+
+/* Opcodes of jobs */
+#define HMMGPU_JOB_FILL			1
+#define HMMGPU_JOB_COPY			2
+#define HMMGPU_JOB_COMPARE		3
+#define HMMGPU_JOB_CHECKSUM		4
+#define HMMGPU_JOB_REDUCE		5
+#define HMMGPU_JOB_SAXPY		6
+#define HMMGPU_JOB_GATHER		7
+#define HMMGPU_JOB_SCATTER		8
+#define HMMGPU_JOB_CHASE		9
+#define HMMGPU_JOB_ATOMIC_ADD		10
+
+/* Flags of jobs */
+#define HMMGPU_JOB_INTERRUPT		0x1
+#define HMMGPU_JOB_NO_REPLAY		0x2
+#define HMMGPU_JOB_SRC_DMA		0x4
+#define HMMGPU_JOB_DST_DMA		0x8
+
+/* Values of jobs */
+#define HMMGPU_REDUCE_SUM		0x0
+#define HMMGPU_REDUCE_MIN		0x1
+#define HMMGPU_REDUCE_MAX		0x2
+#define HMMGPU_CHECKSUM_BASIS		0xcbf29ce484222325ULL
+#define HMMGPU_CHECKSUM_PRIME		0x100000001b3ULL
+#define HMMGPU_JOB_RECORD_ALIGN		0x40
 
 /* Offset in BAR 0 of register @reg of queue @queue. */
 #define HMMGPU_QUEUE_REG(queue, reg) \
 	(HMMGPU_QUEUE_BASE + (queue) * HMMGPU_QUEUE_STRIDE + (reg))
+
+/* Offset in BAR 0 of register @reg of context @context. */
+#define HMMGPU_CONTEXT_REG(context, reg) \
+	(HMMGPU_CONTEXT_BASE + (context) * HMMGPU_CONTEXT_STRIDE + (reg))
 
 /**
  * struct hmmgpu_desc - A descriptor.
@@ -208,6 +287,89 @@ struct hmmgpu_fence_record {
 	__le32 error_index;
 	__le32 reserved;
 	__le64 time_ns;
+};
+
+/**
+ * struct hmmgpu_fault_record - An entry of the fault queue.
+ * @sequence: Number of the fault, from 1, unique until the device is reset.
+ * @address: Virtual address of the first byte that could not be accessed.
+ * @context: Context.
+ * @access: FAULT access.
+ * @reason: FAULT reason.
+ * @level: Level of the entry that it is about.
+ * @reserved0: Zero.
+ * @job: Sequence number of the job.
+ * @time_ns: Host's monotonic clock in nanoseconds.
+ * @reserved1: Zero.
+ */
+struct hmmgpu_fault_record {
+	__le64 sequence;
+	__le64 address;
+	__le32 context;
+	__u8 access;
+	__u8 reason;
+	__u8 level;
+	__u8 reserved0;
+	__le64 job;
+	__le64 time_ns;
+	__le64 reserved1[3];
+};
+
+/**
+ * struct hmmgpu_job - A job.
+ * @opcode: JOB opcode.
+ * @reserved0: Zero.
+ * @flags: Flags.
+ * @reserved1: Zero.
+ * @dst: Destination.
+ * @src: Source.
+ * @aux: Indices, or an offset.
+ * @count: Number of elements.
+ * @arg: Argument of the opcode.
+ * @record: DMA address of the job record, 64-byte aligned.
+ * @sequence: Sequence number for the job record; not zero.
+ */
+struct hmmgpu_job {
+	__u8 opcode;
+	__u8 reserved0;
+	__le16 flags;
+	__le32 reserved1;
+	__le64 dst;
+	__le64 src;
+	__le64 aux;
+	__le64 count;
+	__le64 arg;
+	__le64 record;
+	__le64 sequence;
+};
+
+/**
+ * struct hmmgpu_job_record - Job record, written when a job has ended.
+ * @sequence: Sequence number of the job.
+ * @status: STATUS.
+ * @detail: What CANCEL gave, or zero.
+ * @value: Result.
+ * @done: Elements that are done.
+ * @fault_address: Virtual address of the fault that ended the job, or zero.
+ * @fault_reason: FAULT reason of the fault that ended the job, or zero.
+ * @faults: Faults that were replayed.
+ * @begin_ns: Host's monotonic clock in nanoseconds when the job was begun.
+ * @end_ns: The same when it ended.
+ *
+ * The device writes `sequence` last (release); a driver that has read the
+ * awaited value there (acquire) may read the rest.
+ */
+struct hmmgpu_job_record {
+	__le64 sequence;
+	__le32 status;
+	__le32 detail;
+	__le64 value;
+	__le64 done;
+	__le64 fault_address;
+	__le32 fault_reason;
+	__le32 faults;
+	__le64 begin_ns;
+	__le64 end_ns;
 };
 
 #endif /* HMMGPU_HW_H */

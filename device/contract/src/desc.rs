@@ -147,5 +147,11 @@ open_enum! {
         STATUS_BAD_PRODUCER = 11,
         /// The queue header or the ring cannot be reached; the queue stops.
         STATUS_QUEUE_UNREACHABLE = 12,
+        /// There is no context of that number.
+        STATUS_BAD_CONTEXT = 13,
+        /// A job met a fault and did not want to wait for its replay.
+        STATUS_FAULT = 14,
+        /// A job met a fault, and the driver cancelled it.
+        STATUS_CANCELLED = 15,
     }
 }

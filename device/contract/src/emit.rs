@@ -4,7 +4,7 @@ use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use crate::{ConstantDef, FieldDef, StructDef, desc, pci, queue, regs};
+use crate::{ConstantDef, FieldDef, StructDef, compute, desc, mmu, pci, queue, regs};
 
 /// Line that tells a reader how the file came about.
 const GENERATED: &str =
@@ -70,7 +70,7 @@ const GROUPS: &[Group] = &[
         constants: regs::Reg::DEFS,
     },
     Group {
-        title: "Registers of a queue",
+        title: "Registers of a queue or context",
         prefix: "",
         hex: true,
         constants: regs::QueueReg::DEFS,
@@ -123,12 +123,63 @@ const GROUPS: &[Group] = &[
         hex: false,
         constants: desc::Status::DEFS,
     },
+    Group {
+        title: "Address spaces",
+        prefix: "",
+        hex: false,
+        constants: mmu::ADDRESS_SPACES,
+    },
+    Group {
+        title: "Bits of page-table entries",
+        prefix: "",
+        hex: true,
+        constants: mmu::PTE_BITS,
+    },
+    Group {
+        title: "Opcodes of the invalidation queue",
+        prefix: "",
+        hex: false,
+        constants: mmu::MMU_OPCODES,
+    },
+    Group {
+        title: "What faulted",
+        prefix: "",
+        hex: false,
+        constants: mmu::FaultAccess::DEFS,
+    },
+    Group {
+        title: "Reasons of faults",
+        prefix: "",
+        hex: false,
+        constants: mmu::FaultReason::DEFS,
+    },
+    Group {
+        title: "Opcodes of jobs",
+        prefix: "",
+        hex: false,
+        constants: compute::JOB_OPCODES,
+    },
+    Group {
+        title: "Flags of jobs",
+        prefix: "",
+        hex: true,
+        constants: compute::JOB_FLAGS,
+    },
+    Group {
+        title: "Values of jobs",
+        prefix: "",
+        hex: true,
+        constants: compute::JOB_VALUES,
+    },
 ];
 
 const STRUCTS: &[StructDef] = &[
     desc::Desc::DEF,
     queue::QueueHeader::DEF,
     queue::FenceRecord::DEF,
+    mmu::FaultRecord::DEF,
+    compute::Job::DEF,
+    compute::JobRecord::DEF,
 ];
 
 /// The driver's hardware header.
@@ -147,6 +198,9 @@ pub fn c_header() -> String {
     out += "\n/* Offset in BAR 0 of register @reg of queue @queue. */\n";
     out += "#define HMMGPU_QUEUE_REG(queue, reg) \\\n";
     out += "\t(HMMGPU_QUEUE_BASE + (queue) * HMMGPU_QUEUE_STRIDE + (reg))\n";
+    out += "\n/* Offset in BAR 0 of register @reg of context @context. */\n";
+    out += "#define HMMGPU_CONTEXT_REG(context, reg) \\\n";
+    out += "\t(HMMGPU_CONTEXT_BASE + (context) * HMMGPU_CONTEXT_STRIDE + (reg))\n";
     for def in STRUCTS {
         out += "\n";
         out += &c_struct(def, CTypes::LittleEndian);
@@ -294,13 +348,26 @@ pub fn markdown() -> String {
     out += "\n## Queues\n\n";
     out += &module_doc(include_str!("queue.rs"));
     out += &table(&GROUPS[5]);
-    for def in &STRUCTS[1..] {
+    for def in &STRUCTS[1..3] {
         out += &struct_table(def);
     }
     out += "\n## Descriptors\n\n";
     out += &module_doc(include_str!("desc.rs"));
     out += &struct_table(&STRUCTS[0]);
-    for group in &GROUPS[6..] {
+    for group in &GROUPS[6..12] {
+        out += &table(group);
+    }
+    out += "\n## Address spaces\n\n";
+    out += &module_doc(include_str!("mmu.rs"));
+    for group in &GROUPS[12..17] {
+        out += &table(group);
+    }
+    out += &struct_table(&STRUCTS[3]);
+    out += "\n## Compute queues\n\n";
+    out += &module_doc(include_str!("compute.rs"));
+    out += &struct_table(&STRUCTS[4]);
+    out += &struct_table(&STRUCTS[5]);
+    for group in &GROUPS[17..] {
         out += &table(group);
     }
     out

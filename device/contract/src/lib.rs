@@ -1,11 +1,12 @@
 //! The hardware contract of the hmmgpu virtual GPU.
 //!
 //! Everything that device and driver must agree on is here and nowhere else: PCI identity,
-//! registers, queues, descriptors and fence records. The C header for the driver and
+//! registers, queues, descriptors, fence records, page tables and jobs. The C header for the driver and
 //! `docs/hardware.md` are generated from these definitions, and a test fails when either is stale.
 //!
 //! All multi-byte values are little-endian and naturally aligned. All addresses that the driver
-//! gives are DMA addresses (`dma_addr_t`) or byte offsets into VRAM, never virtual addresses.
+//! gives are DMA addresses (`dma_addr_t`) or byte offsets into VRAM; only jobs of the compute
+//! queues work on virtual addresses.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,9 +15,11 @@ extern crate std;
 
 #[macro_use]
 mod define;
+pub mod compute;
 pub mod desc;
 #[cfg(feature = "emit")]
 pub mod emit;
+pub mod mmu;
 pub mod pci;
 pub mod queue;
 pub mod regs;
@@ -24,7 +27,7 @@ pub mod regs;
 pub use define::{ConstantDef, FieldDef, StructDef, WireField};
 
 /// Version of this contract, `major << 16 | minor`. A driver refuses another major version.
-pub const CONTRACT_VERSION: u32 = 1 << 16;
+pub const CONTRACT_VERSION: u32 = 1 << 16 | 1;
 
 /// Size of the smallest unit that the device copies or accounts: one page of 4 KiB.
 pub const PAGE_SHIFT: u32 = 12;

@@ -1,4 +1,6 @@
-//! Queues: a header and a ring of descriptors, both in guest RAM.
+//! Queues: a header and a ring, both in guest RAM.
+//!
+//! What follows is for all queues but the fault queue, which goes the other way.
 //!
 //! The driver writes descriptors, then (release) `producer`; the engine reads `producer`
 //! (acquire), works, and writes `consumer`. Both indices run freely modulo 2^32; the slot of

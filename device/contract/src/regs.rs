@@ -11,7 +11,7 @@ open_enum! {
         MAGIC = 0x000,
         /// Read: contract version, major << 16 | minor.
         VERSION = 0x004,
-        /// Read: optional features, low word. No feature is defined yet.
+        /// Read: optional features, low word, FEATURE bits.
         FEATURES_LO = 0x008,
         /// Read: optional features, high word.
         FEATURES_HI = 0x00c,
@@ -25,6 +25,10 @@ open_enum! {
         COPY_QUEUES = 0x01c,
         /// Read: log2 of the largest ring size in entries.
         MAX_RING_LOG2 = 0x020,
+        /// Read: number of contexts; 0 without FEATURE_CONTEXTS.
+        CONTEXTS = 0x024,
+        /// Read: number of compute engines: jobs of that many contexts are worked on at once.
+        COMPUTE_ENGINES = 0x028,
         /// Write RESET_CTRL_RESET: reset the device. STATE then reads RESETTING until all is drained and VRAM is scrubbed.
         RESET_CTRL = 0x040,
         /// Read: device state, one of the STATE values.
@@ -41,7 +45,7 @@ open_enum! {
         INT_MASK = 0x064,
         /// Read: STATUS value of the first error since this register was last written. Write (any value): forget it.
         ERROR_STATUS = 0x080,
-        /// Read: queue number of the first error.
+        /// Read: queue number of the first error; ERROR_CONTEXT0 + n for context n.
         ERROR_QUEUE = 0x084,
         /// Read: free-running ring index of the descriptor of the first error.
         ERROR_INDEX = 0x088,
@@ -55,8 +59,9 @@ open_enum! {
 }
 
 open_enum! {
-    /// A register offset in the block of one queue: BAR 0 offset is
-    /// `QUEUE_BASE + queue * QUEUE_STRIDE + offset`.
+    /// A register offset in the block of one queue or context: BAR 0 offset is
+    /// `QUEUE_BASE + queue * QUEUE_STRIDE + offset`, or
+    /// `CONTEXT_BASE + context * CONTEXT_STRIDE + offset`.
     pub enum QueueReg: u32 {
         /// Read and write while disabled: DMA address of the queue header, low word; 4 KiB aligned.
         QUEUE_HEADER_LO = 0x00,
@@ -74,8 +79,12 @@ open_enum! {
         QUEUE_CTRL = 0x18,
         /// Read: state of the queue, one of the QUEUE_STATUS values.
         QUEUE_STATUS = 0x1c,
-        /// Write (any value): the producer index has moved; needed only while need_kick is set.
+        /// Write (any value): the driver's index has moved; needed only while need_kick is set.
         QUEUE_DOORBELL = 0x20,
+        /// Contexts only. Read and write while disabled: DMA address of the root of the page table, low word; 4 KiB aligned.
+        CONTEXT_ROOT_LO = 0x24,
+        /// Contexts only. Read and write while disabled: the same, high word.
+        CONTEXT_ROOT_HI = 0x28,
     }
 }
 
@@ -96,8 +105,22 @@ constants! {
         QUEUE_BASE = 0x1000,
         /// Distance from one queue's block to the next.
         QUEUE_STRIDE = 0x100,
-        /// Most queues that the layout has room for.
-        MAX_QUEUES = 16,
+        /// Most copy queues that the layout has room for; their numbers are from 0.
+        MAX_COPY_QUEUES = 16,
+        /// Number of the invalidation queue, with FEATURE_CONTEXTS.
+        INVALIDATION_QUEUE = 16,
+        /// Number of the fault queue, with FEATURE_CONTEXTS.
+        FAULT_QUEUE = 17,
+        /// Offset of the first context's block of registers.
+        CONTEXT_BASE = 0x8000,
+        /// Distance from one context's block to the next.
+        CONTEXT_STRIDE = 0x80,
+        /// Most contexts that the layout has room for.
+        MAX_CONTEXTS = 256,
+        /// FEATURES_LO: there are contexts, compute queues, the invalidation and the fault queue.
+        FEATURE_CONTEXTS = 1,
+        /// ERROR_QUEUE: context 0; context n is this + n.
+        ERROR_CONTEXT0 = 0x100,
         /// QUEUE_CTRL: enable.
         QUEUE_CTRL_ENABLE = 1,
         /// QUEUE_STATUS: disabled.
@@ -108,12 +131,19 @@ constants! {
         QUEUE_STATUS_ERROR = 2,
         /// INT_CAUSE: an error was recorded, see ERROR_STATUS.
         INT_ERROR = 1,
-        /// INT_CAUSE: bit of queue 0's fences; queue n's is this << n.
+        /// INT_CAUSE: bit of queue 0's fences; queue n's is this << n. FAULT_QUEUE's: new faults.
         INT_QUEUE0 = 2,
+        /// INT_CAUSE: jobs of any context that ask for an interrupt.
+        INT_COMPUTE = 1 << 19,
     }
 }
 
 /// BAR 0 offset of a register of queue `queue`.
 pub const fn queue_reg(queue: u32, reg: QueueReg) -> u32 {
     QUEUE_BASE + queue * QUEUE_STRIDE + reg.0
+}
+
+/// BAR 0 offset of a register of context `context`.
+pub const fn context_reg(context: u32, reg: QueueReg) -> u32 {
+    CONTEXT_BASE + context * CONTEXT_STRIDE + reg.0
 }

@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 
 use hmmgpu_contract::desc::{Desc, Status};
+use hmmgpu_contract::mmu::{
+    PT_BITS, PT_LEVELS, PTE_ADDRESS, PTE_ATOMIC, PTE_LEAF, PTE_VALID, PTE_VRAM, PTE_WRITE, VA_BITS,
+};
 use hmmgpu_contract::queue::{FenceRecord, QueueHeader};
-use hmmgpu_contract::regs::{self, QueueReg, Reg, queue_reg};
+use hmmgpu_contract::regs::{self, QueueReg, Reg, context_reg, queue_reg};
 use hmmgpu_contract::{pci, queue};
 
 #[test]
@@ -71,7 +74,7 @@ fn register_offsets_are_distinct_aligned_words_inside_the_bar() {
         );
         assert!(seen.insert(def.value), "{} shares its offset", def.name);
     }
-    let last = queue_reg(regs::MAX_QUEUES - 1, QueueReg::QUEUE_DOORBELL);
+    let last = queue_reg(regs::FAULT_QUEUE, QueueReg::QUEUE_DOORBELL);
     assert!(last + 4 <= pci::BAR_REGISTERS_SIZE);
 }
 
@@ -88,4 +91,36 @@ fn unknown_values_of_open_enums_can_be_shown() {
     );
     assert_eq!(format!("{:?}", Status(77)), "Status(0x4d)");
     assert_eq!(Reg(0x7fc).name(), None);
+}
+
+#[test]
+fn contexts_lie_behind_queues_and_inside_the_bar() {
+    let fault = queue_reg(regs::FAULT_QUEUE, QueueReg::QUEUE_DOORBELL);
+    assert!(fault < regs::CONTEXT_BASE);
+    let last = context_reg(regs::MAX_CONTEXTS - 1, QueueReg::CONTEXT_ROOT_HI);
+    assert!(last < pci::BAR_REGISTERS_SIZE);
+    assert!(QueueReg::CONTEXT_ROOT_HI.0 < regs::CONTEXT_STRIDE);
+}
+
+#[test]
+fn interrupt_causes_are_apart() {
+    let fault = regs::INT_QUEUE0 << regs::FAULT_QUEUE;
+    assert!(fault < regs::INT_COMPUTE);
+    assert_eq!(regs::INT_COMPUTE.count_ones(), 1);
+}
+
+#[test]
+fn entries_of_page_tables_have_no_bit_twice() {
+    let bits = [
+        PTE_VALID,
+        PTE_WRITE,
+        PTE_ATOMIC,
+        PTE_VRAM,
+        PTE_LEAF,
+        PTE_ADDRESS,
+    ];
+    let all = bits.iter().fold(0, |all, bit| all | bit);
+    let sum: u32 = bits.iter().map(|bit| bit.count_ones()).sum();
+    assert_eq!(all.count_ones(), sum);
+    assert_eq!(PT_LEVELS * PT_BITS + 12, VA_BITS);
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS_SIZE};
-use hmmgpu_contract::regs::MAX_QUEUES;
+use hmmgpu_contract::regs::MAX_COPY_QUEUES;
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::Telemetry;
 use hmmgpu_telemetry::snapshot::Snapshot;
@@ -199,7 +199,7 @@ impl Device {
         if !sizes.contains(&vram_bytes) || vram_bytes % VRAM_BLOCK_BYTES != 0 {
             return Err(ConfigError::VramSize(vram_bytes));
         }
-        if !(1..=MAX_QUEUES).contains(&copy_queues) {
+        if !(1..=MAX_COPY_QUEUES).contains(&copy_queues) {
             return Err(ConfigError::CopyQueues(copy_queues));
         }
         let host = |what| move |source| ConfigError::Host { what, source };

@@ -9,7 +9,7 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::{MSIX_VECTORS, VECTOR_ERROR};
 use hmmgpu_contract::queue::{MAX_RING_LOG2, MIN_RING_LOG2, QUEUE_ALIGN};
 use hmmgpu_contract::regs::{
-    INT_ERROR, INT_QUEUE0, MAGIC_VALUE, MAX_QUEUES, QUEUE_BASE, QUEUE_CTRL_ENABLE,
+    INT_ERROR, INT_QUEUE0, MAGIC_VALUE, MAX_COPY_QUEUES, QUEUE_BASE, QUEUE_CTRL_ENABLE,
     QUEUE_STATUS_ERROR, QUEUE_STATUS_OFF, QUEUE_STATUS_RUNNING, QUEUE_STRIDE, QueueReg,
     RESET_CTRL_RESET, Reg, STATE_FAILED, STATE_READY, STATE_RESETTING,
 };
@@ -120,7 +120,7 @@ impl Registers {
     pub(crate) fn new(vram_bytes: u64, queues: u32) -> Self {
         Self {
             vram_bytes,
-            queues: vec![Queue::default(); queues.min(MAX_QUEUES) as usize],
+            queues: vec![Queue::default(); queues.min(MAX_COPY_QUEUES) as usize],
             state: STATE_READY,
             generation: 0,
             time_high: 0,
@@ -156,7 +156,7 @@ impl Registers {
             Reg::VRAM_SIZE_LO => low(self.vram_bytes),
             Reg::VRAM_SIZE_HI => high(self.vram_bytes),
             Reg::FOLIO_ORDERS => FOLIO_ORDERS,
-            Reg::COPY_QUEUES => u32::try_from(self.queues.len()).unwrap_or(MAX_QUEUES),
+            Reg::COPY_QUEUES => u32::try_from(self.queues.len()).unwrap_or(MAX_COPY_QUEUES),
             Reg::MAX_RING_LOG2 => MAX_RING_LOG2,
             Reg::STATE => self.state,
             Reg::GENERATION => self.generation,
