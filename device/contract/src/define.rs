@@ -137,6 +137,7 @@ macro_rules! wire_struct {
 }
 
 /// Defines constants of one type and their table for the emitters.
+#[macro_export]
 macro_rules! constants {
     ($(#[doc = $tdoc:literal])* $table:ident : $ty:ty { $( $(#[doc = $doc:literal])* $name:ident = $value:expr, )* }) => {
         $( $(#[doc = $doc])* pub const $name: $ty = $value; )*

@@ -217,8 +217,13 @@ fn c_define(group: &Group, constant: &ConstantDef) -> String {
     } else {
         ""
     };
+    c_define_line(&name, &format!("{value}{suffix}"))
+}
+
+/// A definition in C, its value in a column of its own.
+pub fn c_define_line(name: &str, value: &str) -> String {
     let tabs = "\t".repeat(5usize.saturating_sub((8 + name.len()) / 8).max(1));
-    format!("#define {name}{tabs}{value}{suffix}\n")
+    format!("#define {name}{tabs}{value}\n")
 }
 
 /// A structure in C, with kernel-doc.

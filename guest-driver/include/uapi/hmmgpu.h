@@ -12,9 +12,52 @@
 #include <linux/types.h>
 
 /* Version of this interface. */
-#define HMMGPU_ABI_VERSION		1
+#define HMMGPU_ABI_VERSION		2
 /* Folio orders that statistics tell apart. */
 #define HMMGPU_ORDERS			10
+
+/* Fill bytes with a pattern. */
+#define HMMGPU_COMPUTE_FILL		1
+/* Copy bytes. */
+#define HMMGPU_COMPUTE_COPY		2
+/* Compare bytes. */
+#define HMMGPU_COMPUTE_COMPARE		3
+/* Checksum of words. */
+#define HMMGPU_COMPUTE_CHECKSUM		4
+/* Sum, minimum or maximum of words. */
+#define HMMGPU_COMPUTE_REDUCE		5
+/* a * x + y. */
+#define HMMGPU_COMPUTE_SAXPY		6
+/* Read words from where indices say. */
+#define HMMGPU_COMPUTE_GATHER		7
+/* Write words to where indices say. */
+#define HMMGPU_COMPUTE_SCATTER		8
+/* Follow a linked list and add up its payloads. */
+#define HMMGPU_COMPUTE_CHASE		9
+/* Add to one word, atomically. */
+#define HMMGPU_COMPUTE_ATOMIC_ADD	10
+
+/*
+ * A fault of the GPU migrates anonymous memory into VRAM, 2 MiB at a time
+ * where possible, and makes room there if need be; other memory is accessed in
+ * place. So it is without advice.
+ */
+#define HMMGPU_POLICY_DEFAULT		0
+/*
+ * As the default, and what is in VRAM is the last to make room for something
+ * else.
+ */
+#define HMMGPU_POLICY_PREFER_DEVICE	1
+/*
+ * A fault of the GPU brings memory home that is in VRAM, and has it accessed
+ * there.
+ */
+#define HMMGPU_POLICY_PREFER_SYSTEM	2
+/* Memory is accessed where it is. */
+#define HMMGPU_POLICY_ACCESS_IN_PLACE	3
+
+/* The GPU will write. */
+#define HMMGPU_PREFETCH_WRITE		1
 
 /**
  * struct hmmgpu_query - HMMGPU_IOC_QUERY: what the device is.
@@ -38,7 +81,7 @@ struct hmmgpu_query {
 
 /**
  * struct hmmgpu_migrate - HMMGPU_IOC_MIGRATE_TO_DEVICE and
- * HMMGPU_IOC_MIGRATE_TO_SYSTEM: move a range of the caller's anonymous memory.
+ * HMMGPU_IOC_MIGRATE_TO_SYSTEM: move a range of anonymous memory.
  * @addr: In: first address.
  * @size: In: length in bytes.
  * @flags: In: zero.
@@ -51,10 +94,10 @@ struct hmmgpu_query {
  * The outputs are valid on success and on every error but EINVAL and EFAULT.
  *
  * Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range
- * overflows, or `flags` not zero. ENOSPC, VRAM is full (to device). ENOMEM, no
- * system memory (to system). EIO, a copy failed and the pages stayed where
- * they were. ETIMEDOUT, the device did not answer. EINTR, a fatal signal.
- * ENODEV, the device has gone.
+ * overflows, or `flags` not zero. ENOSPC, VRAM is full (to device). ESRCH, the
+ * process has gone. ENOMEM, no system memory (to system). EIO, a copy failed
+ * and the pages stayed where they were. ETIMEDOUT, the device did not answer.
+ * EINTR, a fatal signal. ENODEV, the device has gone.
  */
 struct hmmgpu_migrate {
 	__u64 addr;
@@ -89,7 +132,17 @@ struct hmmgpu_migrate {
  * @interrupts: Interrupts received.
  * @code_pages_scrubbed: Destination pages that the CPU wrote first because
  *        translated code may be stale.
- * @reserved: Zero.
+ * @contexts: Contexts that are in use now.
+ * @jobs: Jobs submitted.
+ * @gpu_faults: Faults of the GPU that were served, by migration or in place.
+ * @gpu_faults_in_place: Faults of the GPU that were resolved without a
+ *        migration.
+ * @gpu_faults_cancelled: Faults of the GPU that ended their job.
+ * @gpu_maps_large: Entries of 2 MiB that were written to GPU page tables.
+ * @gpu_maps_small: Entries of 4 KiB that were written to GPU page tables.
+ * @invalidations: Invalidations of the GPU's TLB.
+ * @exclusive_pages: Pages that were made exclusive to the GPU for atomic
+ *        operations.
  */
 struct hmmgpu_stats {
 	__u64 sys_to_dev_folios[10];
@@ -111,7 +164,15 @@ struct hmmgpu_stats {
 	__u64 resets;
 	__u64 interrupts;
 	__u64 code_pages_scrubbed;
-	__u64 reserved[3];
+	__u64 contexts;
+	__u64 jobs;
+	__u64 gpu_faults;
+	__u64 gpu_faults_in_place;
+	__u64 gpu_faults_cancelled;
+	__u64 gpu_maps_large;
+	__u64 gpu_maps_small;
+	__u64 invalidations;
+	__u64 exclusive_pages;
 };
 
 /**
@@ -125,13 +186,129 @@ struct hmmgpu_mark {
 	__u64 cookie;
 };
 
+/**
+ * struct hmmgpu_submit - HMMGPU_IOC_SUBMIT: put a job into the descriptor's
+ * compute queue.
+ * @kernel: In: COMPUTE value.
+ * @flags: In: zero.
+ * @dst: In: destination.
+ * @src: In: source.
+ * @aux: In: indices, or an offset.
+ * @count: In: number of elements.
+ * @arg: In: argument of the kernel.
+ * @job: Out: the job, for WAIT.
+ *
+ * The jobs of a descriptor are done in order. Addresses are those of the
+ * process; memory that the GPU cannot access yet is made accessible when it
+ * comes to it. The process may go on, and may also free, remap or fork the
+ * memory: the job then finds what the process would find.
+ *
+ * Errors: EINVAL, the kernel is not defined, a field that it does not use is
+ * not zero, or a range overflows. EAGAIN, too many jobs are waiting: wait for
+ * one. ENOSPC, all contexts of the device are in use. ENOMEM, no system
+ * memory. ESRCH, the process has gone. EOPNOTSUPP, the device has no contexts.
+ * ENODEV, the device has gone.
+ */
+struct hmmgpu_submit {
+	__u32 kernel;
+	__u32 flags;
+	__u64 dst;
+	__u64 src;
+	__u64 aux;
+	__u64 count;
+	__u64 arg;
+	__u64 job;
+};
+
+/**
+ * struct hmmgpu_wait - HMMGPU_IOC_WAIT: wait for a job, and get its result.
+ * @job: In: the job.
+ * @timeout_ns: In: nanoseconds to wait at most; 0: look only; all-ones: no
+ *        limit.
+ * @error: Out: how the job ended: 0, or an errno. EFAULT: memory is not
+ *        mapped, or not with this permission. EINVAL: an address is
+ *        misaligned, or ranges overlap. EOPNOTSUPP: atomic operations are not
+ *        possible on this memory. EIO: the device failed.
+ * @faults: Out: faults of this job that were resolved.
+ * @value: Out: result.
+ * @done: Out: elements that are done.
+ * @fault_address: Out: address that the job could not access, or zero.
+ * @device_ns: Out: nanoseconds from the begin of the job to its end, on the
+ *        device's clock.
+ * @reserved: Zero.
+ *
+ * A result can be had until 64 more jobs have been submitted to this
+ * descriptor.
+ *
+ * Errors: ETIME, the job has not ended in time. EINTR, a signal. ENOENT, there
+ * is no such job, or its result is gone. ENODEV, the device has gone.
+ */
+struct hmmgpu_wait {
+	__u64 job;
+	__u64 timeout_ns;
+	__u32 error;
+	__u32 faults;
+	__u64 value;
+	__u64 done;
+	__u64 fault_address;
+	__u64 device_ns;
+	__u64 reserved;
+};
+
+/**
+ * struct hmmgpu_advise - HMMGPU_IOC_ADVISE: what a fault of the GPU does about
+ * memory in a range.
+ * @addr: In: first address.
+ * @size: In: length in bytes.
+ * @policy: In: POLICY value.
+ * @flags: In: zero.
+ *
+ * Advice stays with the addresses of this descriptor, whatever is mapped
+ * there, until other advice is given.
+ *
+ * Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range
+ * overflows, or the policy is not defined. ENOMEM, no system memory. ESRCH,
+ * the process has gone. ENODEV, the device has gone.
+ */
+struct hmmgpu_advise {
+	__u64 addr;
+	__u64 size;
+	__u32 policy;
+	__u32 flags;
+};
+
+/**
+ * struct hmmgpu_prefetch - HMMGPU_IOC_PREFETCH: do for a range what faults of
+ * the GPU would do, so that there are none.
+ * @addr: In: first address.
+ * @size: In: length in bytes.
+ * @flags: In: PREFETCH flags.
+ * @reserved: Zero.
+ * @mapped_bytes: Out: bytes that the GPU can access now.
+ * @moved_bytes: Out: bytes that moved into VRAM.
+ *
+ * Memory that the process cannot access is left out. The outputs are valid on
+ * success and on every error but EINVAL and EFAULT.
+ *
+ * Errors: as SUBMIT, and EINVAL, `addr` or `size` not page-aligned or `size`
+ * zero. EINTR, a fatal signal.
+ */
+struct hmmgpu_prefetch {
+	__u64 addr;
+	__u64 size;
+	__u32 flags;
+	__u32 reserved;
+	__u64 mapped_bytes;
+	__u64 moved_bytes;
+};
+
 /* What the device is. */
 #define HMMGPU_IOC_QUERY \
 	_IOR('J', 0x00, struct hmmgpu_query)
-/* Move a range of the caller's anonymous memory into VRAM. */
+/* Move a range of anonymous memory into VRAM. */
 #define HMMGPU_IOC_MIGRATE_TO_DEVICE \
 	_IOWR('J', 0x01, struct hmmgpu_migrate)
-/* Bring a range of the caller's memory home. */
+/* Bring a range of memory home. */
 #define HMMGPU_IOC_MIGRATE_TO_SYSTEM \
 	_IOWR('J', 0x02, struct hmmgpu_migrate)
 /* The driver's counters. */
@@ -140,5 +317,17 @@ struct hmmgpu_mark {
 /* Open a named window in the device's telemetry. */
 #define HMMGPU_IOC_MARK \
 	_IOW('J', 0x04, struct hmmgpu_mark)
+/* Submit a job. */
+#define HMMGPU_IOC_SUBMIT \
+	_IOWR('J', 0x05, struct hmmgpu_submit)
+/* Wait for a job. */
+#define HMMGPU_IOC_WAIT \
+	_IOWR('J', 0x06, struct hmmgpu_wait)
+/* Say where memory should be. */
+#define HMMGPU_IOC_ADVISE \
+	_IOW('J', 0x07, struct hmmgpu_advise)
+/* Make memory accessible to the GPU ahead of its faults. */
+#define HMMGPU_IOC_PREFETCH \
+	_IOWR('J', 0x08, struct hmmgpu_prefetch)
 
 #endif /* _UAPI_HMMGPU_H */

@@ -1,14 +1,17 @@
 //! The driver's user interface: ioctl numbers and structures of `/dev/hmmgpuN`.
 //!
+//! A descriptor means the memory of the process that opened the node, also when another process
+//! has inherited it. Calls on it that need this memory fail with ESRCH once that process has gone.
+//!
 //! Defined once, here. `guest-driver/include/uapi/hmmgpu.h` is generated from it and a test fails
 //! when it is stale.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use hmmgpu_contract::wire_struct;
+use hmmgpu_contract::{constants, wire_struct};
 
 /// Version of this interface; QUERY returns it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Character of the ioctl numbers.
 pub const IOC_MAGIC: u8 = b'J';
 /// Folio orders that statistics tell apart: `0..ORDERS`.
@@ -35,12 +38,12 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// HMMGPU_IOC_MIGRATE_TO_DEVICE and HMMGPU_IOC_MIGRATE_TO_SYSTEM: move a range of the
-    /// caller's anonymous memory. The outputs are valid on success and on every error but
+    /// HMMGPU_IOC_MIGRATE_TO_DEVICE and HMMGPU_IOC_MIGRATE_TO_SYSTEM: move a range of
+    /// anonymous memory. The outputs are valid on success and on every error but
     /// EINVAL and EFAULT.
     ///
     /// Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range overflows, or
-    /// `flags` not zero. ENOSPC, VRAM is full (to device). ENOMEM, no system memory (to
+    /// `flags` not zero. ENOSPC, VRAM is full (to device). ESRCH, the process has gone. ENOMEM, no system memory (to
     /// system). EIO, a copy failed and the pages stayed where they were. ETIMEDOUT, the device
     /// did not answer. EINTR, a fatal signal. ENODEV, the device has gone.
     pub struct Migrate ("migrate", 48) {
@@ -63,7 +66,7 @@ wire_struct! {
 
 wire_struct! {
     /// HMMGPU_IOC_STATS: the driver's counters since it was loaded.
-    pub struct Stats ("stats", 464) {
+    pub struct Stats ("stats", 512) {
         /// Folios copied to the device, by order.
         pub sys_to_dev_folios: [u64; 10],
         /// Folios copied home, by order.
@@ -102,8 +105,24 @@ wire_struct! {
         pub interrupts: u64,
         /// Destination pages that the CPU wrote first because translated code may be stale.
         pub code_pages_scrubbed: u64,
-        /// Zero.
-        pub reserved: [u64; 3],
+        /// Contexts that are in use now.
+        pub contexts: u64,
+        /// Jobs submitted.
+        pub jobs: u64,
+        /// Faults of the GPU that were served, by migration or in place.
+        pub gpu_faults: u64,
+        /// Faults of the GPU that were resolved without a migration.
+        pub gpu_faults_in_place: u64,
+        /// Faults of the GPU that ended their job.
+        pub gpu_faults_cancelled: u64,
+        /// Entries of 2 MiB that were written to GPU page tables.
+        pub gpu_maps_large: u64,
+        /// Entries of 4 KiB that were written to GPU page tables.
+        pub gpu_maps_small: u64,
+        /// Invalidations of the GPU's TLB.
+        pub invalidations: u64,
+        /// Pages that were made exclusive to the GPU for atomic operations.
+        pub exclusive_pages: u64,
     }
 }
 
@@ -113,6 +132,156 @@ wire_struct! {
     pub struct Mark ("mark", 8) {
         /// In: cookie; zero only closes.
         pub cookie: u64,
+    }
+}
+
+wire_struct! {
+    /// HMMGPU_IOC_SUBMIT: put a job into the descriptor's compute queue. The jobs of a descriptor
+    /// are done in order. Addresses are those of the process; memory that the GPU cannot access
+    /// yet is made accessible when it comes to it. The process may go on, and may also free,
+    /// remap or fork the memory: the job then finds what the process would find.
+    ///
+    /// Errors: EINVAL, the kernel is not defined, a field that it does not use is not zero, or a
+    /// range overflows. EAGAIN, too many jobs are waiting: wait for one. ENOSPC, all contexts of
+    /// the device are in use. ENOMEM, no system memory. ESRCH, the process has gone. EOPNOTSUPP,
+    /// the device has no contexts. ENODEV, the device has gone.
+    pub struct Submit ("submit", 56) {
+        /// In: COMPUTE value.
+        pub kernel: u32,
+        /// In: zero.
+        pub flags: u32,
+        /// In: destination.
+        pub dst: u64,
+        /// In: source.
+        pub src: u64,
+        /// In: indices, or an offset.
+        pub aux: u64,
+        /// In: number of elements.
+        pub count: u64,
+        /// In: argument of the kernel.
+        pub arg: u64,
+        /// Out: the job, for WAIT.
+        pub job: u64,
+    }
+}
+
+wire_struct! {
+    /// HMMGPU_IOC_WAIT: wait for a job, and get its result. A result can be had until 64 more jobs
+    /// have been submitted to this descriptor.
+    ///
+    /// Errors: ETIME, the job has not ended in time. EINTR, a signal. ENOENT, there is no such
+    /// job, or its result is gone. ENODEV, the device has gone.
+    pub struct Wait ("wait", 64) {
+        /// In: the job.
+        pub job: u64,
+        /// In: nanoseconds to wait at most; 0: look only; all-ones: no limit.
+        pub timeout_ns: u64,
+        /// Out: how the job ended: 0, or an errno. EFAULT: memory is not mapped, or not with this
+        /// permission. EINVAL: an address is misaligned, or ranges overlap. EOPNOTSUPP: atomic
+        /// operations are not possible on this memory. EIO: the device failed.
+        pub error: u32,
+        /// Out: faults of this job that were resolved.
+        pub faults: u32,
+        /// Out: result.
+        pub value: u64,
+        /// Out: elements that are done.
+        pub done: u64,
+        /// Out: address that the job could not access, or zero.
+        pub fault_address: u64,
+        /// Out: nanoseconds from the begin of the job to its end, on the device's clock.
+        pub device_ns: u64,
+        /// Zero.
+        pub reserved: u64,
+    }
+}
+
+wire_struct! {
+    /// HMMGPU_IOC_ADVISE: what a fault of the GPU does about memory in a range. Advice stays with
+    /// the addresses of this descriptor, whatever is mapped there, until other advice is given.
+    ///
+    /// Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range overflows, or the
+    /// policy is not defined. ENOMEM, no system memory. ESRCH, the process has gone. ENODEV, the
+    /// device has gone.
+    pub struct Advise ("advise", 24) {
+        /// In: first address.
+        pub addr: u64,
+        /// In: length in bytes.
+        pub size: u64,
+        /// In: POLICY value.
+        pub policy: u32,
+        /// In: zero.
+        pub flags: u32,
+    }
+}
+
+wire_struct! {
+    /// HMMGPU_IOC_PREFETCH: do for a range what faults of the GPU would do, so that there are none.
+    /// Memory that the process cannot access is left out. The outputs are valid on success and on
+    /// every error but EINVAL and EFAULT.
+    ///
+    /// Errors: as SUBMIT, and EINVAL, `addr` or `size` not page-aligned or `size` zero. EINTR, a
+    /// fatal signal.
+    pub struct Prefetch ("prefetch", 40) {
+        /// In: first address.
+        pub addr: u64,
+        /// In: length in bytes.
+        pub size: u64,
+        /// In: PREFETCH flags.
+        pub flags: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Out: bytes that the GPU can access now.
+        pub mapped_bytes: u64,
+        /// Out: bytes that moved into VRAM.
+        pub moved_bytes: u64,
+    }
+}
+
+constants! {
+    /// Kernels of jobs; docs/hardware.md says what each does with its operands.
+    COMPUTE: u32 {
+        /// Fill bytes with a pattern.
+        COMPUTE_FILL = 1,
+        /// Copy bytes.
+        COMPUTE_COPY = 2,
+        /// Compare bytes.
+        COMPUTE_COMPARE = 3,
+        /// Checksum of words.
+        COMPUTE_CHECKSUM = 4,
+        /// Sum, minimum or maximum of words.
+        COMPUTE_REDUCE = 5,
+        /// a * x + y.
+        COMPUTE_SAXPY = 6,
+        /// Read words from where indices say.
+        COMPUTE_GATHER = 7,
+        /// Write words to where indices say.
+        COMPUTE_SCATTER = 8,
+        /// Follow a linked list and add up its payloads.
+        COMPUTE_CHASE = 9,
+        /// Add to one word, atomically.
+        COMPUTE_ATOMIC_ADD = 10,
+    }
+}
+
+constants! {
+    /// Policies of ADVISE.
+    POLICIES: u32 {
+        /// A fault of the GPU migrates anonymous memory into VRAM, 2 MiB at a time where possible, and makes room there if need be; other memory is accessed in place. So it is without advice.
+        POLICY_DEFAULT = 0,
+        /// As the default, and what is in VRAM is the last to make room for something else.
+        POLICY_PREFER_DEVICE = 1,
+        /// A fault of the GPU brings memory home that is in VRAM, and has it accessed there.
+        POLICY_PREFER_SYSTEM = 2,
+        /// Memory is accessed where it is.
+        POLICY_ACCESS_IN_PLACE = 3,
+    }
+}
+
+constants! {
+    /// Flags of PREFETCH.
+    PREFETCH_FLAGS: u32 {
+        /// The GPU will write.
+        PREFETCH_WRITE = 1,
     }
 }
 
@@ -166,7 +335,7 @@ pub const MIGRATE_TO_DEVICE: IoctlDef = IoctlDef {
     access: "wr",
     argument: "migrate",
     size: Migrate::SIZE,
-    doc: "Move a range of the caller's anonymous memory into VRAM.",
+    doc: "Move a range of anonymous memory into VRAM.",
 };
 /// HMMGPU_IOC_MIGRATE_TO_SYSTEM.
 pub const MIGRATE_TO_SYSTEM: IoctlDef = IoctlDef {
@@ -175,7 +344,7 @@ pub const MIGRATE_TO_SYSTEM: IoctlDef = IoctlDef {
     access: "wr",
     argument: "migrate",
     size: Migrate::SIZE,
-    doc: "Bring a range of the caller's memory home.",
+    doc: "Bring a range of memory home.",
 };
 /// HMMGPU_IOC_STATS.
 pub const STATS: IoctlDef = IoctlDef {
@@ -195,8 +364,64 @@ pub const MARK: IoctlDef = IoctlDef {
     size: Mark::SIZE,
     doc: "Open a named window in the device's telemetry.",
 };
+/// HMMGPU_IOC_SUBMIT.
+pub const SUBMIT: IoctlDef = IoctlDef {
+    name: "SUBMIT",
+    nr: 5,
+    access: "wr",
+    argument: "submit",
+    size: Submit::SIZE,
+    doc: "Submit a job.",
+};
+/// HMMGPU_IOC_WAIT.
+pub const WAIT: IoctlDef = IoctlDef {
+    name: "WAIT",
+    nr: 6,
+    access: "wr",
+    argument: "wait",
+    size: Wait::SIZE,
+    doc: "Wait for a job.",
+};
+/// HMMGPU_IOC_ADVISE.
+pub const ADVISE: IoctlDef = IoctlDef {
+    name: "ADVISE",
+    nr: 7,
+    access: "w",
+    argument: "advise",
+    size: Advise::SIZE,
+    doc: "Say where memory should be.",
+};
+/// HMMGPU_IOC_PREFETCH.
+pub const PREFETCH: IoctlDef = IoctlDef {
+    name: "PREFETCH",
+    nr: 8,
+    access: "wr",
+    argument: "prefetch",
+    size: Prefetch::SIZE,
+    doc: "Make memory accessible to the GPU ahead of its faults.",
+};
 /// All ioctls.
-pub const IOCTLS: &[IoctlDef] = &[QUERY, MIGRATE_TO_DEVICE, MIGRATE_TO_SYSTEM, STATS, MARK];
+pub const IOCTLS: &[IoctlDef] = &[
+    QUERY,
+    MIGRATE_TO_DEVICE,
+    MIGRATE_TO_SYSTEM,
+    STATS,
+    MARK,
+    SUBMIT,
+    WAIT,
+    ADVISE,
+    PREFETCH,
+];
 /// All structures.
-pub const STRUCTS: &[hmmgpu_contract::StructDef] =
-    &[Query::DEF, Migrate::DEF, Stats::DEF, Mark::DEF];
+pub const STRUCTS: &[hmmgpu_contract::StructDef] = &[
+    Query::DEF,
+    Migrate::DEF,
+    Stats::DEF,
+    Mark::DEF,
+    Submit::DEF,
+    Wait::DEF,
+    Advise::DEF,
+    Prefetch::DEF,
+];
+/// All constants.
+pub const CONSTANTS: &[&[hmmgpu_contract::ConstantDef]] = &[COMPUTE, POLICIES, PREFETCH_FLAGS];

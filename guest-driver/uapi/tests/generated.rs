@@ -17,9 +17,17 @@ fn header() -> String {
     out += "#ifndef _UAPI_HMMGPU_H\n#define _UAPI_HMMGPU_H\n\n";
     out += "#include <linux/ioctl.h>\n#include <linux/types.h>\n\n";
     out += "/* Version of this interface. */\n";
-    writeln!(out, "#define HMMGPU_ABI_VERSION\t\t{}", uapi::ABI_VERSION).unwrap();
+    out += &emit::c_define_line("HMMGPU_ABI_VERSION", &uapi::ABI_VERSION.to_string());
     out += "/* Folio orders that statistics tell apart. */\n";
-    writeln!(out, "#define HMMGPU_ORDERS\t\t\t{}", uapi::ORDERS).unwrap();
+    out += &emit::c_define_line("HMMGPU_ORDERS", &uapi::ORDERS.to_string());
+    for constants in uapi::CONSTANTS {
+        out += "\n";
+        for def in *constants {
+            out += &emit::c_comment(def.doc, "");
+            let name = format!("HMMGPU_{}", def.name);
+            out += &emit::c_define_line(&name, &def.value.to_string());
+        }
+    }
     for def in uapi::STRUCTS {
         out += "\n";
         out += &emit::c_struct(def, CTypes::Native);
