@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hmmgpu_contract::desc::Status;
+use hmmgpu_contract::mmu::FaultReason;
 
 use crate::classes::{Class, SpanTable, TransferTable};
+use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
-use crate::snapshot::{Direction, Events, SCHEMA, Snapshot, Trigger};
+use crate::snapshot::{
+    Access, Compute, Direction, Events, Kernel, Mmu, Outcome, SCHEMA, Snapshot, Trigger,
+};
 use crate::spans::OpenSpans;
 use crate::vram_map::VramMap;
 use crate::windows::Windows;
@@ -109,6 +113,28 @@ pub enum Record {
         /// Folios.
         count: u32,
     },
+    /// A job ended.
+    Job {
+        /// What it did.
+        kernel: Kernel,
+        /// How it ended.
+        status: Status,
+        /// Elements that were done.
+        elements: u64,
+        /// Time that engines worked on it.
+        engine_ns: u64,
+    },
+    /// A fault of a job is over.
+    Fault {
+        /// What the job wanted to do.
+        access: Access,
+        /// Why it could not.
+        reason: FaultReason,
+        /// What became of it.
+        outcome: Outcome,
+        /// Time from its report until it was replayed or cancelled; else 0.
+        waited_ns: u64,
+    },
     /// A mark: the open window closes, and one with this name opens unless it is zero.
     Mark {
         /// The name.
@@ -128,6 +154,8 @@ struct State {
     windows: Windows,
     splits: BTreeMap<u8, u64>,
     errors: BTreeMap<Status, u64>,
+    jobs: JobTable,
+    faults: FaultTable,
     resets: [u64; 4],
     descriptors: u64,
     unmatched_spans: u64,
@@ -156,6 +184,8 @@ impl Telemetry {
                 windows: Windows::default(),
                 splits: BTreeMap::new(),
                 errors: BTreeMap::new(),
+                jobs: JobTable::default(),
+                faults: FaultTable::new(),
                 resets: [0; 4],
                 descriptors: 0,
                 unmatched_spans: 0,
@@ -230,6 +260,20 @@ impl Telemetry {
             },
             windows,
             windows_dropped,
+            mmu: Mmu {
+                translations: self.counters.translations(),
+                tlb_hits: self.counters.tlb_hits(),
+                walks: self.counters.walks(),
+                invalidations: self.counters.invalidations(),
+                faults: state.faults.rows(),
+                replay: state.faults.replay(),
+                fault_queue_full: self.counters.fault_queue_fulls(),
+            },
+            compute: Compute {
+                jobs: state.jobs.rows(),
+                contexts: self.counters.contexts(),
+                contexts_peak: self.counters.contexts_peak(),
+            },
         }
     }
 }
@@ -265,6 +309,18 @@ impl State {
                 }
             }
             Record::Error { status } => *self.errors.entry(status).or_insert(0) += 1,
+            Record::Job {
+                kernel,
+                status,
+                elements,
+                engine_ns,
+            } => self.jobs.ended(kernel, status, elements, engine_ns),
+            Record::Fault {
+                access,
+                reason,
+                outcome,
+                waited_ns,
+            } => self.faults.over(access, reason, outcome, waited_ns),
             Record::SpanBegin { .. } if !current => self.lost_spans += 1,
             Record::SpanBegin { id, pages, time_ns } => {
                 let (unmatched, lost) = self.open_spans.begin(id, u64::from(pages), time_ns);
@@ -433,6 +489,67 @@ mod tests {
         assert_eq!(snapshot.vram.used_bytes, 0);
         assert_eq!(snapshot.events.lost_spans, 1);
         assert_eq!(snapshot.events.resets, [("flr".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn jobs_and_faults_add_up_and_documents_of_before_them_are_read() {
+        let telemetry = Telemetry::new(64 << 20);
+        let job = |status, elements| Record::Job {
+            kernel: Kernel::Checksum,
+            status,
+            elements,
+            engine_ns: 7,
+        };
+        let fault = |outcome, waited_ns| Record::Fault {
+            access: Access::Write,
+            reason: FaultReason::FAULT_NOT_WRITABLE,
+            outcome,
+            waited_ns,
+        };
+        let records = [
+            job(Status::STATUS_OK, 100),
+            job(Status::STATUS_OK, u64::MAX),
+            job(Status::STATUS_CANCELLED, 3),
+            fault(Outcome::Replayed, 1000),
+            fault(Outcome::Replayed, 3000),
+            fault(Outcome::Dropped, 0),
+        ];
+        telemetry.record(0, 3, &records);
+        let counters = &telemetry.counters;
+        counters.translated(10, 6, 4);
+        counters.translated(1, 1, 0);
+        counters.invalidation();
+        counters.fault_queue_full();
+        counters.context_enabled();
+        counters.context_enabled();
+        counters.context_disabled();
+        let snapshot = telemetry.snapshot(0, 0);
+        let mmu = &snapshot.mmu;
+        assert_eq!((mmu.translations, mmu.tlb_hits, mmu.walks), (11, 7, 4));
+        assert_eq!((mmu.invalidations, mmu.fault_queue_full), (1, 1));
+        let counts: Vec<_> = mmu
+            .faults
+            .iter()
+            .map(|row| (row.outcome, row.count))
+            .collect();
+        assert_eq!(counts, [(Outcome::Replayed, 2), (Outcome::Dropped, 1)]);
+        assert_eq!(mmu.faults[0].reason, "FAULT_NOT_WRITABLE");
+        assert_eq!((mmu.replay.min_ns, mmu.replay.max_ns), (1000, 3000));
+        assert_eq!(mmu.replay.count, 2, "what was dropped is no replay");
+        let compute = &snapshot.compute;
+        assert_eq!((compute.contexts, compute.contexts_peak), (1, 2));
+        assert_eq!(compute.jobs.len(), 2);
+        let well = &compute.jobs[0];
+        assert_eq!((well.status.as_str(), well.count), ("STATUS_OK", 2));
+        assert_eq!((well.elements, well.engine_ns), (u64::MAX, 14));
+
+        let mut json = serde_json::to_value(&snapshot).expect("a snapshot is plain data");
+        assert_eq!(json["compute"]["jobs"][0]["kernel"], "checksum");
+        let fields = json.as_object_mut().expect("an object");
+        fields.remove("mmu");
+        fields.remove("compute");
+        let old: Snapshot = serde_json::from_value(json).expect("an old document");
+        assert_eq!((old.mmu, old.compute), (Mmu::default(), Compute::default()));
     }
 
     #[test]

@@ -21,6 +21,20 @@ pub struct Counters {
     fences: AtomicU64,
     /// DMA maps that were refused.
     dma_map_errors: AtomicU64,
+    /// Virtual addresses that were translated.
+    translations: AtomicU64,
+    /// Translations that the TLB had.
+    tlb_hits: AtomicU64,
+    /// Walks of page tables.
+    walks: AtomicU64,
+    /// Invalidations that were carried out.
+    invalidations: AtomicU64,
+    /// Faults that had to wait for room in the fault queue.
+    fault_queue_fulls: AtomicU64,
+    /// Contexts that are enabled.
+    contexts: AtomicU64,
+    /// Most contexts that were enabled at any time.
+    contexts_peak: AtomicU64,
     /// All accesses to unknown registers.
     unknown_accesses: AtomicU64,
     /// Accesses by offset, for the first offsets.
@@ -52,6 +66,49 @@ impl Counters {
         fences, fence;
         /// A DMA map was refused.
         dma_map_errors, dma_map_error;
+        /// An INVALIDATE is done.
+        invalidations, invalidation;
+        /// A fault waits for room in the fault queue.
+        fault_queue_fulls, fault_queue_full;
+    }
+
+    /// What an address space did since the last call: translations, how many of them the TLB had,
+    /// and walks of page tables.
+    pub fn translated(&self, translations: u64, tlb_hits: u64, walks: u64) {
+        self.translations.fetch_add(translations, Ordering::Relaxed);
+        self.tlb_hits.fetch_add(tlb_hits, Ordering::Relaxed);
+        self.walks.fetch_add(walks, Ordering::Relaxed);
+    }
+
+    pub(crate) fn translations(&self) -> u64 {
+        self.translations.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tlb_hits(&self) -> u64 {
+        self.tlb_hits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn walks(&self) -> u64 {
+        self.walks.load(Ordering::Relaxed)
+    }
+
+    /// A context was enabled.
+    pub fn context_enabled(&self) {
+        let now = self.contexts.fetch_add(1, Ordering::Relaxed) + 1;
+        self.contexts_peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// A context that was enabled is not any more.
+    pub fn context_disabled(&self) {
+        self.contexts.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn contexts(&self) -> u64 {
+        self.contexts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn contexts_peak(&self) -> u64 {
+        self.contexts_peak.load(Ordering::Relaxed)
     }
 
     /// A register that is not defined was read or written, or one in a way that is not defined.

@@ -7,6 +7,7 @@
 
 mod aggregate;
 mod classes;
+mod compute;
 mod counters;
 mod histogram;
 pub mod snapshot;

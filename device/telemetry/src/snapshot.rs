@@ -59,6 +59,12 @@ pub struct Snapshot {
     pub windows: Vec<Window>,
     /// Windows that were dropped.
     pub windows_dropped: u64,
+    /// Address spaces since the server started; nothing in documents of before there were any.
+    #[serde(default)]
+    pub mmu: Mmu,
+    /// Jobs since the server started; nothing in documents of before there were any.
+    #[serde(default)]
+    pub compute: Compute,
 }
 
 /// VRAM as the driver's notes describe it.
@@ -178,6 +184,120 @@ pub struct Events {
     pub dma_maps: u64,
     /// DMA maps that were refused.
     pub dma_map_errors: u64,
+}
+
+/// What a job wanted to do with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+    /// Read and write it at once.
+    Atomic,
+}
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The driver resolved it, and the job went on.
+    Replayed,
+    /// The driver ended the job.
+    Cancelled,
+    /// The job did not want to wait: the fault ended it.
+    Ended,
+    /// The context was disabled, or the device reset, while the fault waited.
+    Dropped,
+}
+
+/// Address spaces: translations and faults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mmu {
+    /// Virtual addresses that were translated; those of one piece of memory count once.
+    pub translations: u64,
+    /// Translations that the TLB had.
+    pub tlb_hits: u64,
+    /// Walks of page tables.
+    pub walks: u64,
+    /// INVALIDATE descriptors that were carried out.
+    pub invalidations: u64,
+    /// Faults by access, reason and outcome. One that waits is not among them yet.
+    pub faults: Vec<Faults>,
+    /// Time from the report of a fault until it was replayed or cancelled.
+    pub replay: Latency,
+    /// Faults that found the fault queue full or disabled, and waited for room.
+    pub fault_queue_full: u64,
+}
+
+/// Faults of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Faults {
+    /// What the job wanted to do.
+    pub access: Access,
+    /// Name of the reason, such as `FAULT_NOT_PRESENT`.
+    pub reason: String,
+    /// What became of them.
+    pub outcome: Outcome,
+    /// Faults.
+    pub count: u64,
+}
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// Fills bytes with a pattern.
+    Fill,
+    /// Copies bytes.
+    Copy,
+    /// Compares bytes.
+    Compare,
+    /// Checksum of words.
+    Checksum,
+    /// Sum, minimum or maximum of words.
+    Reduce,
+    /// a * x + y.
+    Saxpy,
+    /// Reads words from where indices say.
+    Gather,
+    /// Writes words to where indices say.
+    Scatter,
+    /// Follows a linked list.
+    Chase,
+    /// Adds to one word, atomically.
+    AtomicAdd,
+    /// The opcode is not defined.
+    Unknown,
+}
+
+/// The compute engines.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Compute {
+    /// Jobs that ended, by what they did and how they ended.
+    pub jobs: Vec<Jobs>,
+    /// Contexts that are enabled now.
+    pub contexts: u64,
+    /// Most contexts that were enabled at any time.
+    pub contexts_peak: u64,
+}
+
+/// Jobs of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Jobs {
+    /// What they did.
+    pub kernel: Kernel,
+    /// Name of the status that they ended with, such as `STATUS_OK`.
+    pub status: String,
+    /// Jobs.
+    pub count: u64,
+    /// Elements that were done: bytes of `fill`, `copy` and `compare`, words of the others.
+    pub elements: u64,
+    /// Time that engines worked on them, in nanoseconds; waiting for faults is not among it.
+    pub engine_ns: u64,
 }
 
 /// What happened between two marks.

@@ -407,6 +407,8 @@ mod tests {
             events: snapshot::Events::default(),
             windows,
             windows_dropped: 0,
+            mmu: snapshot::Mmu::default(),
+            compute: snapshot::Compute::default(),
         }
     }
 
