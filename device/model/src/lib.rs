@@ -14,12 +14,14 @@ mod dma;
 mod engine;
 mod host_memory;
 mod interrupt;
+mod mmu;
 pub mod mock;
 mod msix;
 mod occasional;
 mod registers;
 mod reset;
 mod ring;
+mod sync;
 mod vram;
 
 pub use device::{Config, ConfigError, Device};
