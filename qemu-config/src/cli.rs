@@ -12,7 +12,7 @@ use crate::accel::Choice;
 use crate::bench::plan::Orders;
 use crate::commands;
 use crate::exit;
-use crate::profile::{check_cpus, check_kernel_arg, check_memory, check_vram};
+use crate::profile::{check_cpus, check_gpus, check_kernel_arg, check_memory, check_vram};
 use crate::size::Size;
 
 /// What a supervised device server says on standard output when clients can connect.
@@ -84,6 +84,8 @@ Examples:
   hmmgpu run --file ./my-workload -- my-workload --size 64M
   hmmgpu run --file data.bin:/data/in.bin -- md5sum /data/in.bin
   echo hello | hmmgpu run -- cat
+  hmmgpu run --profile two-gpus --telemetry counted.json -- sh -c 'ls /dev/hmmgpu*'
+  hmmgpu run --driver-params fault_around_pages=1 -- my-workload
 
 A file without a path of its own in the guest goes to /usr/local/bin, which is in the guest's PATH.
 Programs must be linked statically. The command's output and exit status are passed through (128+n
@@ -120,7 +122,7 @@ Exits with 0 when everything that is needed is there, else with 1.";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
-    /// Machine profile: a built-in name (default, bench) or the path of a TOML file.
+    /// Machine profile: a built-in name (default, bench, two-gpus) or the path of a TOML file.
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Accelerator. auto tries KVM and falls back to TCG when no guest reaches user space.
@@ -132,9 +134,12 @@ pub struct MachineArgs {
     /// Virtual CPUs.
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u32>,
-    /// VRAM of the device.
+    /// VRAM of each device.
     #[arg(long, value_name = "SIZE", value_parser = vram)]
     pub vram: Option<Size>,
+    /// hmmgpu devices.
+    #[arg(long, value_name = "N", value_parser = gpus)]
+    pub gpus: Option<u32>,
     /// Add to the guest kernel's command line; replaces an earlier value of the same key.
     #[arg(long = "kernel-arg", value_name = "KEY[=VALUE]", value_parser = kernel_arg)]
     pub kernel_args: Vec<String>,
@@ -184,6 +189,9 @@ pub struct RunArgs {
     /// Copy a file into the guest first.
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
     pub files: Vec<commands::GuestFile>,
+    /// Write what the devices have counted into this file: a JSON list, one entry for each GPU.
+    #[arg(long, value_name = "FILE")]
+    pub telemetry: Option<PathBuf>,
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -252,6 +260,13 @@ fn cpus(text: &str) -> Result<u32, String> {
         .parse()
         .map_err(|_| format!("'{text}' is not a number"))?;
     check_cpus(cpus).map(|()| cpus)
+}
+
+fn gpus(text: &str) -> Result<u32, String> {
+    let gpus = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number"))?;
+    check_gpus(gpus).map(|()| gpus)
 }
 
 fn kernel_arg(text: &str) -> Result<String, String> {
@@ -356,6 +371,8 @@ mod tests {
             (&["bench", "--vram", "1M"], "VRAM is 64M to 64G"),
             (&["bench", "--accel", "xen"], "auto, kvm, tcg"),
             (&["bench", "--cpus", "0"], "1 to 255"),
+            (&["run", "--gpus", "0", "--", "true"], "1 to 8"),
+            (&["run", "--gpus", "9", "--", "true"], "1 to 8"),
             (&["bench", "--timeout", "soon"], "not a time"),
             (&["bench", "--timeout", "0"], "not a time"),
             (&["bench", "--kernel-arg", ""], "no kernel argument"),

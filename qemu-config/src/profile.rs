@@ -20,9 +20,12 @@ pub struct Profile {
     /// Virtual CPUs; `None`: as many as the host has, at most [`MAX_DEFAULT_CPUS`].
     #[serde(default)]
     pub cpus: Option<u32>,
-    /// VRAM of the device; [`DEFAULT_VRAM`] where the profile does not say.
+    /// VRAM of each device; [`DEFAULT_VRAM`] where the profile does not say.
     #[serde(default = "default_vram")]
     pub vram: Size,
+    /// hmmgpu devices, 1 to [`MAX_GPUS`]; 1 where the profile does not say.
+    #[serde(default = "one")]
+    pub gpus: u32,
     /// Accelerator.
     #[serde(default)]
     pub accel: Choice,
@@ -49,6 +52,8 @@ pub const DEFAULT_VRAM: Size = Size(1 << 30);
 /// own image and tables take not counted) switches transparent huge pages off: programs in such a
 /// guest would silently measure and test single pages only.
 pub const MIN_MEMORY: Size = Size(1 << 30);
+/// hmmgpu devices of a machine, at most: each is a process, and a slot on the bus.
+pub const MAX_GPUS: u32 = 8;
 /// VRAM, at least and at most: the hardware contract's limits.
 pub const VRAM_RANGE: (Size, Size) = (Size(64 * MIB), Size(64 << 30));
 
@@ -56,6 +61,7 @@ pub const VRAM_RANGE: (Size, Size) = (Size(64 * MIB), Size(64 << 30));
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("default", include_str!("../profiles/default.toml")),
     ("bench", include_str!("../profiles/bench.toml")),
+    ("two-gpus", include_str!("../profiles/two-gpus.toml")),
 ];
 
 /// A profile cannot be used.
@@ -99,6 +105,10 @@ fn default_memory() -> Size {
 
 fn default_vram() -> Size {
     DEFAULT_VRAM
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn yes() -> bool {
@@ -163,6 +173,9 @@ impl Profile {
         if let Err(message) = check_vram(self.vram) {
             return Some(("vram", message));
         }
+        if let Err(message) = check_gpus(self.gpus) {
+            return Some(("gpus", message));
+        }
         if let Some(Err(message)) = self.cpus.map(check_cpus) {
             return Some(("cpus", message));
         }
@@ -224,6 +237,14 @@ pub fn check_vram(vram: Size) -> Result<(), String> {
 pub fn check_cpus(cpus: u32) -> Result<(), String> {
     if cpus == 0 || cpus > MAX_CPUS {
         return Err(format!("{cpus} is not possible; 1 to {MAX_CPUS}"));
+    }
+    Ok(())
+}
+
+/// A number of hmmgpu devices is possible.
+pub fn check_gpus(gpus: u32) -> Result<(), String> {
+    if gpus == 0 || gpus > MAX_GPUS {
+        return Err(format!("{gpus} is not possible; 1 to {MAX_GPUS}"));
     }
     Ok(())
 }
@@ -295,6 +316,8 @@ mod tests {
         }
         assert!(Profile::load("default").expect("valid").zeroing);
         assert!(!Profile::load("bench").expect("valid").zeroing);
+        assert_eq!(Profile::load("default").expect("valid").gpus, 1);
+        assert_eq!(Profile::load("two-gpus").expect("valid").gpus, 2);
     }
 
     #[test]
@@ -324,6 +347,8 @@ mod tests {
         for (setting, key) in [
             ("cpus = 0", "cpus"),
             ("cpus = 1000", "cpus"),
+            ("gpus = 0", "gpus"),
+            ("gpus = 9", "gpus"),
             ("kernel_args = [\"\"]", "kernel_args"),
             ("devices = [\"-device\"]", "devices"),
         ] {
@@ -372,7 +397,7 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_names() {
         let shown = Profile::load("nosuch").expect_err("unknown").to_string();
-        assert!(shown.contains("default, bench"), "{shown}");
+        assert!(shown.contains("default, bench, two-gpus"), "{shown}");
         let shown = Profile::load("./nosuch.toml")
             .expect_err("no file")
             .to_string();

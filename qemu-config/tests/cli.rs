@@ -88,8 +88,10 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
         ),
         (
             &["bench", "--profile", "nosuch"],
-            "built-in ones are default, bench",
+            "built-in ones are default, bench, two-gpus",
         ),
+        (&["bench", "--profile", "two-gpus"], "--gpus 1"),
+        (&["run", "--gpus", "9", "--", "true"], "1 to 8"),
         (
             &["run", "--file", "/nonexistent", "--", "true"],
             "/nonexistent",

@@ -29,6 +29,12 @@ const MAX_EVENTS: usize = 100_000;
 pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     let options = vm_options(&args.machine, "bench", ui, interrupt)?;
     let profile = &options.profile;
+    if profile.gpus != 1 {
+        return Err(Error::Usage(format!(
+            "the bench measures one GPU and this machine has {}: add --gpus 1",
+            profile.gpus
+        )));
+    }
     let plan = plan(
         args.size,
         &args.orders,
@@ -97,12 +103,13 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
                 let reason = format!("{PROGRAM} {how}{said}");
                 warnings.push(Warning::Incomplete { reason });
             }
-            (Some(outcome.telemetry), outcome.environment, warnings, None)
+            let telemetry = outcome.telemetry.into_iter().next();
+            (telemetry, outcome.environment, warnings, None)
         }
         // What was measured before stays.
         Err(VmError::Failed(failure)) if !events.is_empty() => {
             let reason = failure.kind.to_string();
-            let telemetry = failure.telemetry.clone();
+            let telemetry = failure.telemetry.first().cloned().flatten();
             let environment = failure.environment.clone();
             (
                 telemetry,

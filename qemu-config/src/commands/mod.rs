@@ -139,7 +139,7 @@ fn told(result: Result<u8, Error>, ui: Option<&Ui>) -> u8 {
                 lines.extend(failure.console.iter().map(|line| format!("  | {line}")));
             }
             if !failure.messages.is_empty() {
-                lines.push("QEMU and the device server said:".into());
+                lines.push("QEMU and the device servers said:".into());
                 lines.extend(failure.messages.iter().map(|line| format!("  | {line}")));
             }
             lines.push(format!("hmmgpu: error: {}", failure.kind));
@@ -188,6 +188,7 @@ fn vm_options(
     profile.accel = args.accel.unwrap_or(profile.accel);
     profile.memory = args.memory.unwrap_or(profile.memory);
     profile.vram = args.vram.unwrap_or(profile.vram);
+    profile.gpus = args.gpus.unwrap_or(profile.gpus);
     profile.cpus = args.cpus.or(profile.cpus);
     let mut options = VmOptions::new(profile);
     options.kernel_args.clone_from(&args.kernel_args);
@@ -345,7 +346,7 @@ mod tests {
                 kind,
                 console: vec![],
                 messages: vec![],
-                telemetry: None,
+                telemetry: vec![],
                 environment: Environment::default(),
             })))
             .exit_code()

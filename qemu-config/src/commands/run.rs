@@ -2,10 +2,12 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use anyhow::Context;
 use hmmgpu_guest_protocol::Event;
 
+use super::output::Output;
 use super::{
     Error, console_sink, guest_files, stdout_sink, tell_kernel_warnings, tell_step, vm_options,
 };
@@ -18,6 +20,14 @@ use crate::vm::{Stdin, Vm, VmEvent, VmIo, job, sink};
 pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     let options = vm_options(&args.machine, "default", ui, interrupt)?;
     let console = console_sink(&args.machine, ui)?;
+    let telemetry = args.telemetry.as_deref();
+    if telemetry == Some(Path::new("-")) {
+        return Err(Error::Usage(
+            "standard output is the command's: name a file for --telemetry".into(),
+        ));
+    }
+    // Before the work, not after.
+    let telemetry = telemetry.map(Output::open).transpose()?;
     // What is typed at a terminal is for the launcher (Ctrl-C), not for the guest.
     let stdin = if io::stdin().is_terminal() {
         Stdin::Empty
@@ -51,5 +61,11 @@ pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, 
         },
     )?;
     tell_kernel_warnings(&outcome.kernel_warnings, ui);
+    if let Some(output) = telemetry {
+        let mut document =
+            serde_json::to_vec_pretty(&outcome.telemetry).context("cannot write telemetry")?;
+        document.push(b'\n');
+        output.write(&document)?;
+    }
     Ok(exit::of_guest(outcome.status))
 }

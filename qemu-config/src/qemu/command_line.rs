@@ -22,8 +22,8 @@ pub struct Machine {
     pub initrd: PathBuf,
     /// The guest kernel's command line, one word each.
     pub kernel_args: Vec<String>,
-    /// Socket of the device server.
-    pub device_socket: PathBuf,
+    /// Socket of the device server of each GPU, in their order on the bus.
+    pub device_sockets: Vec<PathBuf>,
     /// More devices, each the value of one `-device` option.
     pub devices: Vec<String>,
     /// Where the launcher listens.
@@ -184,10 +184,12 @@ impl Machine {
                 &format!("virtserialport,bus=ports.0,nr={number},chardev={id},name={name}"),
             ]);
         }
-        let attached = hmmgpu_server::qemu_arguments(&self.device_socket);
-        for pair in attached.windows(2).filter(|pair| pair[0] == "-device") {
-            // The machine and its memory are above; the device itself is the server's to say.
-            add(&["-device", &pair[1]]);
+        for socket in &self.device_sockets {
+            let attached = hmmgpu_server::qemu_arguments(socket);
+            for pair in attached.windows(2).filter(|pair| pair[0] == "-device") {
+                // The machine and its memory are above; the device itself is the server's to say.
+                add(&["-device", &pair[1]]);
+            }
         }
         for device in &self.devices {
             add(&["-device", device]);
@@ -225,7 +227,7 @@ mod tests {
             kernel: "/vm/vmlinuz".into(),
             initrd: "/vm/initrd".into(),
             kernel_args: kernel_args(Accel::Tcg, false, ["transparent_hugepage=always"]),
-            device_socket: "/vm/gpu".into(),
+            device_sockets: vec!["/vm/gpu".into()],
             devices: vec![],
             sockets: Sockets::in_folder(Path::new("/vm"), false),
         }
@@ -304,6 +306,23 @@ mod tests {
         let device: serde_json::Value = serde_json::from_str(&rest[1]).expect("JSON");
         assert_eq!(device["driver"], "vfio-user-pci");
         assert_eq!(device["socket"]["path"], "/vm/gpu");
+    }
+
+    #[test]
+    fn each_gpu_is_attached_by_its_own_socket() {
+        let device_sockets = vec!["/vm/gpu0/socket".into(), "/vm/gpu1/socket".into()];
+        let arguments = Machine {
+            device_sockets,
+            ..machine()
+        }
+        .arguments();
+        let sockets: Vec<_> = values(&arguments, "-device")
+            .into_iter()
+            .filter_map(|value| serde_json::from_str::<serde_json::Value>(value).ok())
+            .filter(|device| device["driver"] == "vfio-user-pci")
+            .map(|device| device["socket"]["path"].clone())
+            .collect();
+        assert_eq!(sockets, ["/vm/gpu0/socket", "/vm/gpu1/socket"]);
     }
 
     #[test]

@@ -31,9 +31,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Where QEMU sees the folder of the run, and the kernel.
 const INSIDE: &str = "/tmp/vm";
 const KERNEL_INSIDE: &str = "/tmp/vmlinuz";
-/// The device's socket in that folder. A server locks the folder of its socket, and the run holds
-/// the lock of its own.
-const DEVICE_SOCKET: &str = "device/socket";
+/// In the folder of each GPU.
+const DEVICE_SOCKET: &str = "socket";
+const TELEMETRY: &str = "telemetry.json";
 /// Lines of the console that are kept.
 const CONSOLE_LINES: usize = 60;
 /// Time for the device server to listen.
@@ -112,7 +112,8 @@ pub(super) struct Attempt<'a> {
     /// Every thread that writes output holds the sender until it is done.
     done: Option<Sender<Infallible>>,
     outputs: Receiver<Infallible>,
-    server: Option<Process>,
+    /// One for each GPU, in their order on the bus.
+    servers: Vec<Process>,
     qemu: Option<Process>,
     qmp: Option<Qmp>,
     environment: Environment,
@@ -152,7 +153,7 @@ impl<'a> Attempt<'a> {
             messages,
             done: Some(done),
             outputs,
-            server: None,
+            servers: Vec::new(),
             qemu: None,
             qmp: None,
             environment,
@@ -201,10 +202,10 @@ impl<'a> Attempt<'a> {
         let initrd = folder.join("initrd");
         Images::write_initrd(&self.vm.base_initramfs, job, files, &initrd)
             .map_err(VmError::from)?;
-        self.start_server(folder)?;
-        io.tell(&VmEvent::ServerStarted {
-            pid: self.server.as_ref().map_or(0, Process::pid),
-        });
+        for gpu in 0..self.vm.options.profile.gpus {
+            let pid = self.start_server(folder, gpu)?;
+            io.tell(&VmEvent::ServerStarted { pid });
+        }
         let connected = self.start_qemu(folder, job, io)?;
         self.connect(connected, io)?;
         // All is connected and read: nothing that the guest says from now on is lost.
@@ -216,18 +217,15 @@ impl<'a> Attempt<'a> {
         self.watch(started, io)
     }
 
-    fn start_server(&mut self, folder: &Path) -> Result<(), Stop> {
+    /// Starts the server of a GPU and gives its process.
+    fn start_server(&mut self, folder: &Path, gpu: u32) -> Result<u32, Stop> {
         let program = &self.vm.server_program;
-        if let Some(parent) = folder.join(DEVICE_SOCKET).parent() {
-            std::fs::create_dir(parent)
-                .map_err(host(format!("cannot make {}", parent.display())))?;
-        }
+        let files = device_folder(folder, gpu);
+        std::fs::create_dir(&files).map_err(host(format!("cannot make {}", files.display())))?;
         let mut command = Command::new(program);
         command.arg("serve").arg("--supervised");
-        command.arg("--socket").arg(folder.join(DEVICE_SOCKET));
-        command
-            .arg("--telemetry")
-            .arg(folder.join("telemetry.json"));
+        command.arg("--socket").arg(files.join(DEVICE_SOCKET));
+        command.arg("--telemetry").arg(files.join(TELEMETRY));
         command
             .arg("--vram")
             .arg(self.vm.options.profile.vram.to_string());
@@ -240,7 +238,8 @@ impl<'a> Attempt<'a> {
             program.display()
         )))?;
         let stdout = server.take_stdout();
-        self.server = Some(server);
+        let pid = server.pid();
+        self.servers.push(server);
 
         // It says so when clients can connect; the end of its output is the end of it.
         let (ready_sender, ready) = unbounded();
@@ -255,7 +254,7 @@ impl<'a> Attempt<'a> {
             })
             .map_err(host("cannot start a thread"))?;
         match ready.recv_timeout(SERVER_START_TIME) {
-            Ok(line) if line == crate::cli::READY_LINE => Ok(()),
+            Ok(line) if line == crate::cli::READY_LINE => Ok(pid),
             Ok(line) => Err(Stop::Host(VmError::Options(format!(
                 "{} is not the device server: it said '{line}'",
                 program.display()
@@ -266,8 +265,8 @@ impl<'a> Attempt<'a> {
             ))),
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self
-                    .server
-                    .as_ref()
+                    .servers
+                    .last()
                     .and_then(|server| server.wait(SETTLE_TIME));
                 Err(lost(match status {
                     Some(status) => format!("the device server {} at its start", describe(status)),
@@ -301,7 +300,9 @@ impl<'a> Attempt<'a> {
                     .chain(&options.kernel_args)
                     .map(String::as_str),
             ),
-            device_socket: inside.join(DEVICE_SOCKET),
+            device_sockets: (0..options.profile.gpus)
+                .map(|gpu| device_folder(inside, gpu).join(DEVICE_SOCKET))
+                .collect(),
             devices: options.profile.devices.clone(),
             sockets: Sockets::in_folder(inside, job.interactive),
         };
@@ -690,35 +691,34 @@ impl<'a> Attempt<'a> {
             .as_ref()
             .map(Process::messages)
             .unwrap_or_default();
-        let mut telemetry = None;
-        if let Some(server) = &mut self.server {
+        let mut telemetry = Vec::new();
+        for (gpu, server) in (0..).zip(&mut self.servers) {
             let status = server.stop(SERVER_STOP_TIME);
             server.finish();
             messages.extend(server.messages());
-            telemetry = match read_snapshot(&folder.join("telemetry.json")) {
-                Ok(snapshot) => Some(snapshot),
-                Err(why) => {
-                    tracing::debug!("no telemetry ({why}); the device server: {status:?}");
-                    if result.is_ok() {
-                        result = Err(lost(format!("the device server left no telemetry: {why}")));
-                    }
-                    None
+            let counted = read_snapshot(&device_folder(folder, gpu).join(TELEMETRY));
+            if let Err(why) = &counted {
+                tracing::debug!("no telemetry of GPU {gpu} ({why}); its server: {status:?}");
+                if result.is_ok() {
+                    result = Err(lost(format!("the device server left no telemetry: {why}")));
                 }
-            };
+            }
+            telemetry.push(counted.ok());
         }
         let console = self.console.lines();
-        match (result, self.exited, telemetry) {
-            (Ok(()), Some(exited), Some(telemetry)) => Ok(Outcome {
+        match (result, self.exited) {
+            (Ok(()), Some(exited)) => Ok(Outcome {
                 status: exited.status,
                 kernel_warnings: exited.kernel_warnings,
                 tainted: exited.tainted,
-                telemetry,
+                // None is missing: that would be an error by now.
+                telemetry: telemetry.into_iter().flatten().collect(),
                 events: self.events,
                 environment: self.environment,
                 console,
             }),
-            (Err(Stop::Host(error)), _, _) => Err(error),
-            (result, _, telemetry) => {
+            (Err(Stop::Host(error)), _) => Err(error),
+            (result, _) => {
                 let kind = match result {
                     Err(Stop::Kind(kind)) => kind,
                     _ => FailureKind::Lost("the guest's command did not end".into()),
@@ -772,6 +772,12 @@ impl<'a> Attempt<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// What belongs to a GPU, in a folder of its own: a server locks the folder of its socket, and the
+/// run holds the lock of the run's.
+fn device_folder(folder: &Path, gpu: u32) -> PathBuf {
+    folder.join(format!("gpu{gpu}"))
 }
 
 fn server_ended(status: ProcessStatus) -> Stop {

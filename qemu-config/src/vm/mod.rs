@@ -1,4 +1,4 @@
-//! A guest: the device server, QEMU and the guest's init, started, watched and cleaned up.
+//! A guest: the device servers, QEMU and the guest's init, started, watched and cleaned up.
 //!
 //! [`Vm::prepare`] makes everything that takes long (tool root, kernel, driver, initramfs), once;
 //! [`Vm::run`] boots a guest for one [`Job`] and gives what came of it. Whatever happens, no
@@ -146,7 +146,7 @@ pub enum VmEvent<'a> {
         /// What was seen.
         reason: &'a str,
     },
-    /// The device server listens.
+    /// A device server listens; there is one for each GPU.
     ServerStarted {
         /// Its process.
         pid: u32,
@@ -191,8 +191,8 @@ pub struct Outcome {
     pub kernel_warnings: Vec<String>,
     /// `/proc/sys/kernel/tainted` at the end.
     pub tainted: u64,
-    /// All that the device has counted.
-    pub telemetry: Snapshot,
+    /// All that each GPU has counted, in their order on the bus.
+    pub telemetry: Vec<Snapshot>,
     /// Everything that init said.
     pub events: Vec<Event>,
     /// What it ran on.
@@ -208,10 +208,10 @@ pub struct Failure {
     pub kind: FailureKind,
     /// The last lines of the kernel's console.
     pub console: Vec<String>,
-    /// The last lines that QEMU and the device server wrote to standard error.
+    /// The last lines that QEMU and the device servers wrote to standard error.
     pub messages: Vec<String>,
-    /// All that the device has counted, if the server could still say.
-    pub telemetry: Option<Snapshot>,
+    /// All that each GPU has counted, where its server could still say.
+    pub telemetry: Vec<Option<Snapshot>>,
     /// What it ran on, as far as known.
     pub environment: Environment,
 }
@@ -223,7 +223,7 @@ impl Failure {
             kind,
             console: Vec::new(),
             messages: Vec::new(),
-            telemetry: None,
+            telemetry: Vec::new(),
             environment: Environment::default(),
         }
     }

@@ -239,7 +239,7 @@ fn the_kernel_has_no_complaint(session: &Session) -> Result<()> {
 }
 
 fn vram_is_empty_at_the_end(session: &Session) -> Result<()> {
-    let vram = &session.outcome.telemetry.vram;
+    let vram = &session.outcome.telemetry[0].vram;
     ensure!(
         vram.used_bytes == 0 && vram.folios.is_empty(),
         "{} bytes of VRAM are in use, folios by order {:?}",
@@ -261,7 +261,7 @@ fn vram_is_empty_at_the_end(session: &Session) -> Result<()> {
 }
 
 fn the_device_has_seen_no_error(session: &Session) -> Result<()> {
-    let events = &session.outcome.telemetry.events;
+    let events = &session.outcome.telemetry[0].events;
     ensure!(
         events.descriptor_errors.is_empty(),
         "{:?}",
@@ -374,7 +374,7 @@ fn host_and_driver_agree(session: &Session) -> Result<()> {
     let driver: Value =
         serde_json::from_str(output.trim()).context("the statistics are no JSON")?;
     let stats = &driver["stats"];
-    let host = &session.outcome.telemetry;
+    let host = &session.outcome.telemetry[0];
     let by_order = |pick: fn(&Transfers) -> bool, value: fn(&Transfers) -> u64| {
         let mut sums = [0; 10];
         for transfers in host.transfers.iter().filter(|transfers| pick(transfers)) {
