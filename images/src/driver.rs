@@ -7,8 +7,8 @@ use crate::cache::{Artefact, Cache};
 use crate::context::Context;
 use crate::kernel::Kernel;
 use crate::keys::{Key, files_below};
-use crate::sandbox::{Bind, ToolRoot};
-use crate::{ImageError, run};
+use crate::sandbox::ToolRoot;
+use crate::{ImageError, kbuild};
 
 /// Counts changes in how the driver is built.
 const VERSION: u32 = 1;
@@ -86,24 +86,9 @@ fn make(
         }
         fs::copy(&from, &to).map_err(ImageError::io("copy", &from))?;
     }
-    // Short and the same for everybody: it appears in messages and debug information.
-    let inside = Bind {
-        host: build.clone(),
-        inside: "/driver".into(),
-        writable: true,
-    };
-    let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut command = root.command("env", &[inside]);
-    command
-        // The caller's environment may hold variables that mean something to make or gcc.
-        .args(["-i", "PATH=/usr/bin:/usr/sbin", "LC_ALL=C", "make"])
-        .arg(format!("-j{jobs}"))
-        .args(["-C", &format!("/lib/modules/{}/build", kernel.release)])
-        .args(["M=/driver", "modules"]);
     let log = cache.log("driver", key)?;
-    run::run(context, "building the driver", &mut command, &log, |line| {
-        context.progress.update(None, line.trim());
-    })?;
+    let doing = "building the driver";
+    kbuild::modules(context, root, kernel, &build, "/driver", doing, &log)?;
     let module = partial.join(MODULE);
     fs::rename(build.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
     crate::cache::remove(&build)

@@ -90,6 +90,25 @@ pub enum ImageError {
         /// The module.
         module: String,
     },
+    /// A folder that the user named has no kernel source.
+    #[error(
+        "{} is no Linux source tree that has hmm-tests ({missing} is missing): name the top folder of one",
+        path.display()
+    )]
+    NotKernelSource {
+        /// The folder.
+        path: PathBuf,
+        /// What is not there.
+        missing: String,
+    },
+    /// The kernel in use is not one that a source package is known for.
+    #[error(
+        "there is no source package for kernel {release}: name a source tree (--kernel-source TREE)"
+    )]
+    NoSourcePackage {
+        /// The kernel's release.
+        release: String,
+    },
     /// A file for the guest cannot be taken along.
     #[error("cannot put {} into the guest as {guest}: {reason}", host.display())]
     UserFile {

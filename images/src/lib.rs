@@ -9,6 +9,8 @@
 //! | `driver` | driver sources, kernel, packages of the root | kbuild, in the root |
 //! | `guest` | sources of init and workloads, lock file | cargo |
 //! | `initramfs` | all of these | this crate |
+//! | `source` | the source package of the root's kernel | apt, xz in the root |
+//! | `hmm-tests`, `test-hmm` | a kernel's source, packages of the root | gcc, kbuild, in the root |
 //!
 //! Two runs may start at once: the second waits for the first. What is made gets its name when it
 //! is complete; errors and interruptions leave nothing behind but a log.
@@ -20,9 +22,12 @@ mod cpio;
 mod driver;
 mod error;
 mod guest_programs;
+mod hmm_tests;
 mod host_tools;
 mod initramfs;
+mod kbuild;
 mod kernel;
+mod kernel_source;
 mod keys;
 mod modules;
 mod progress;
@@ -40,6 +45,7 @@ use cache::Cache;
 use context::Context;
 pub use error::ImageError;
 pub use kernel::Kernel;
+pub use kernel_source::KernelSource;
 pub use progress::{Ended, PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
 pub use sandbox::{Bind, ToolRoot};
 
@@ -177,6 +183,41 @@ impl Images {
         let driver = self.driver(root, kernel)?;
         let programs = guest_programs::get(&self.context, &self.cache, &self.source)?;
         initramfs::get(&self.context, &self.cache, root, kernel, &driver, &programs)
+    }
+
+    /// The source of a kernel of the root, as far as upstream's tests need it. Fetched on first
+    /// use, which takes 170 MB from the network.
+    ///
+    /// # Errors
+    /// A missing host tool, no room, no network, no such package, an interruption.
+    pub fn kernel_source(
+        &self,
+        root: &ToolRoot,
+        kernel: &Kernel,
+    ) -> Result<KernelSource, ImageError> {
+        let mirror = self.mirror.as_deref();
+        kernel_source::get(&self.context, &self.cache, mirror, root, kernel)
+    }
+
+    /// Upstream's unmodified `hmm-tests`, statically linked.
+    ///
+    /// # Errors
+    /// What the compiler says, no room, an interruption.
+    pub fn hmm_tests(&self, root: &ToolRoot, source: &KernelSource) -> Result<PathBuf, ImageError> {
+        hmm_tests::program(&self.context, &self.cache, root, source)
+    }
+
+    /// Upstream's unmodified module `test_hmm` for a kernel.
+    ///
+    /// # Errors
+    /// What the compiler says, a source without it, no room, an interruption.
+    pub fn test_hmm(
+        &self,
+        root: &ToolRoot,
+        kernel: &Kernel,
+        source: &KernelSource,
+    ) -> Result<PathBuf, ImageError> {
+        hmm_tests::module(&self.context, &self.cache, root, kernel, source)
     }
 
     /// A cpio with the job and the user's files (host path, path in the guest), to be appended to

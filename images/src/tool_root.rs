@@ -8,6 +8,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use crate::cache::{Artefact, Cache};
 use crate::context::Context;
@@ -137,30 +138,12 @@ fn make(
     // As an absolute path: the sandbox starts elsewhere.
     let target = fs::canonicalize(partial).map_err(ImageError::io("find", partial))?;
     let log = cache.log("root", key)?;
-    let mut command = sandbox::on_host("mmdebstrap", &[Bind::writable(&target)]);
+    let mut command = mmdebstrap(&target);
     command
-        .env("LC_ALL", "C")
-        .arg("--verbose")
         .arg("--variant=extract")
-        .arg("--mode=chrootless")
-        // It warns that chrootless mode could write to the host; here the host is read-only.
-        .arg("--skip=check/chrootless")
-        // The folder is there and holds nothing but is not new.
-        .arg("--skip=check/empty")
-        .arg("--aptopt=Acquire::Retries \"3\"")
-        .arg("--architectures=amd64")
-        .arg(format!(
-            "--setup-hook={}",
-            ADD_BACKPORTS.replace("SUITE", SUITE)
-        ))
         .arg(format!("--extract-hook={LIST_PACKAGES}"))
-        .arg(format!("--include={}", PACKAGES.join(",")))
-        .arg("--format=directory")
-        .arg(SUITE)
-        .arg(&target);
-    if let Some(mirror) = mirror {
-        command.arg(mirror);
-    }
+        .arg(format!("--include={}", PACKAGES.join(",")));
+    suite_into(&mut command, &target, mirror);
     let mut meter = Meter::default();
     run::run(
         context,
@@ -206,7 +189,55 @@ fn make(
     Ok(())
 }
 
-fn depmod(root: &Path, modules: &Bind) -> std::process::Command {
+/// mmdebstrap with the suite and its backports as sources, and nothing of the host but `target`
+/// to write to; what it is to do there and [`suite_into`] are to be added.
+pub(crate) fn mmdebstrap(target: &Path) -> Command {
+    let mut command = sandbox::on_host("mmdebstrap", &[Bind::writable(target)]);
+    command
+        .env("LC_ALL", "C")
+        .arg("--verbose")
+        .arg("--mode=chrootless")
+        // It warns that chrootless mode could write to the host; here the host is read-only.
+        .arg("--skip=check/chrootless")
+        // The folder is there and holds nothing but is not new.
+        .arg("--skip=check/empty")
+        .arg("--aptopt=Acquire::Retries \"3\"")
+        .arg("--architectures=amd64")
+        .arg(format!(
+            "--setup-hook={}",
+            ADD_BACKPORTS.replace("SUITE", SUITE)
+        ));
+    command
+}
+
+/// The last arguments of mmdebstrap: what is made, where, and from where.
+pub(crate) fn suite_into(command: &mut Command, target: &Path, mirror: Option<&str>) {
+    command.arg("--format=directory").arg(SUITE).arg(target);
+    if let Some(mirror) = mirror {
+        command.arg(mirror);
+    }
+}
+
+/// The version of a package of the root, or none if it has no such package.
+pub(crate) fn package_version(
+    root: &ToolRoot,
+    package: &str,
+) -> Result<Option<String>, ImageError> {
+    let manifest = root.path().join(MANIFEST);
+    let text = fs::read_to_string(&manifest).map_err(ImageError::io("read", &manifest))?;
+    Ok(version_in(&text, package))
+}
+
+/// The version in a list of names such as `PACKAGE_VERSION_ARCHITECTURE.deb`, in which `%3a`
+/// stands for a colon.
+fn version_in(manifest: &str, package: &str) -> Option<String> {
+    manifest.lines().find_map(|line| {
+        let rest = line.strip_prefix(package)?.strip_prefix('_')?;
+        Some(rest.split_once('_')?.0.replace("%3a", ":"))
+    })
+}
+
+fn depmod(root: &Path, modules: &Bind) -> Command {
     let inside = Bind {
         inside: "/modules/lib/modules".into(),
         ..modules.clone()
@@ -267,8 +298,6 @@ fn size_of(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
 
     #[test]
@@ -276,6 +305,19 @@ mod tests {
         assert_eq!(key("a", &["x", "y"]), key("a", &["x", "y"]));
         assert_ne!(key("a", &["x", "y"]), key("b", &["x", "y"]));
         assert_ne!(key("a", &["x", "y"]), key("a", &["x"]));
+    }
+
+    #[test]
+    fn versions_of_packages_are_in_the_manifest() {
+        let manifest = "linux-image-7.3.4+deb13-amd64_7.3.4-1~bpo13+1_amd64.deb\n\
+            qemu-system-x86_1%3a11.1.3+ds-1_amd64.deb\n";
+        let version = |package| version_in(manifest, package);
+        assert_eq!(
+            version("linux-image-7.3.4+deb13-amd64").as_deref(),
+            Some("7.3.4-1~bpo13+1")
+        );
+        assert_eq!(version("qemu-system-x86").as_deref(), Some("1:11.1.3+ds-1"));
+        assert_eq!(version("linux-image"), None);
     }
 
     #[test]
