@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The nodes /dev/hmm_dmirrorN, with which programs written for the kernel's HMM
+ * test module work on this device: open, commands, mmap.
+ */
+#include <linux/fs.h>
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "dmirror.h"
+
+/**
+ * struct hmmgpu_dmirror - one node
+ * @hdev: the device
+ * @misc: the node
+ * @name: its name
+ */
+struct hmmgpu_dmirror {
+	struct hmmgpu_device *hdev;
+	struct miscdevice misc;
+	char name[24];
+};
+
+/* Whatever a command does with a range, a range has to end. */
+static int hmmgpu_cmd_check(const struct hmmgpu_dmirror_cmd *cmd)
+{
+	u64 end;
+
+	if (!PAGE_ALIGNED(cmd->addr) || !cmd->npages ||
+	    cmd->npages > U64_MAX >> PAGE_SHIFT ||
+	    check_add_overflow(cmd->addr, hmmgpu_cmd_bytes(cmd), &end))
+		return -EINVAL;
+	return 0;
+}
+
+/* What the core would migrate, and a process could read. */
+static int hmmgpu_migrate_check(struct mm_struct *mm, u64 start, u64 end)
+{
+	struct vm_area_struct *vma;
+	u64 addr;
+	int ret = 0;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for (addr = start; !ret && addr < end; addr = vma->vm_end) {
+		vma = vma_lookup(mm, addr);
+		if (!vma || !(vma->vm_flags & VM_READ) ||
+		    vma->vm_flags & VM_SPECIAL || is_vm_hugetlb_page(vma)) {
+			ret = -EINVAL;
+			break;
+		}
+	}
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+static int hmmgpu_dmirror_migrate(struct hmmgpu_context *ctx,
+				  struct hmmgpu_dmirror_cmd *cmd,
+				  unsigned int direction)
+{
+	struct hmmgpu_migrate arg = {
+		.addr = cmd->addr,
+		.size = hmmgpu_cmd_bytes(cmd),
+	};
+	struct mm_struct *mm = ctx->mm;
+	int ret;
+
+	if (!mmget_not_zero(mm))
+		return -EINVAL;
+	ret = hmmgpu_migrate_check(mm, cmd->addr, hmmgpu_cmd_end(cmd));
+	if (!ret)
+		ret = hmmgpu_migrate(ctx->hdev, mm, direction, &arg);
+	mmput(mm);
+	if (direction == HMMGPU_DIR_DEV_TO_SYS)
+		cmd->cpages = PHYS_PFN(arg.moved_bytes);
+	return ret;
+}
+
+/*
+ * What did not move and is not in the page tables of the device ends the
+ * read-back with ENOENT.
+ */
+static int hmmgpu_dmirror_to_dev(struct hmmgpu_context *ctx,
+				 struct hmmgpu_dmirror_cmd *cmd)
+{
+	int ret;
+
+	ret = hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_SYS_TO_DEV);
+	if (ret)
+		return ret;
+	ret = hmmgpu_mirror_map_present(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
+	if (ret)
+		return ret;
+	return hmmgpu_dmirror_transfer(ctx, cmd, false, HMMGPU_POPULATE_NOT);
+}
+
+static int hmmgpu_dmirror_exclusive(struct hmmgpu_context *ctx,
+				    struct hmmgpu_dmirror_cmd *cmd)
+{
+	int ret;
+
+	if (hmmgpu_cmd_exceeds_ram(cmd))
+		return -ENOMEM;
+	ret = hmmgpu_mirror_exclusive(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
+	if (ret)
+		return ret;
+	return hmmgpu_dmirror_transfer(ctx, cmd, false, HMMGPU_POPULATE_NOT);
+}
+
+static int hmmgpu_dmirror_check_exclusive(struct hmmgpu_context *ctx,
+					  struct hmmgpu_dmirror_cmd *cmd)
+{
+	if (hmmgpu_mirror_is_exclusive(ctx, cmd->addr, hmmgpu_cmd_end(cmd)))
+		return -EPERM;
+	return 0;
+}
+
+static int hmmgpu_dmirror_flags(struct hmmgpu_context *ctx,
+				const struct hmmgpu_dmirror_cmd *cmd)
+{
+	atomic_set(&ctx->hdev->fail_large,
+		   !!(cmd->npages & HMMGPU_DMIRROR_FLAG_FAIL_ALLOC));
+	return 0;
+}
+
+static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
+			     struct hmmgpu_dmirror_cmd *cmd)
+{
+	switch (nr) {
+	case HMMGPU_DMIRROR_READ:
+		return hmmgpu_dmirror_transfer(ctx, cmd, false,
+					       HMMGPU_POPULATE_LOCKED);
+	case HMMGPU_DMIRROR_WRITE:
+		return hmmgpu_dmirror_transfer(ctx, cmd, true,
+					       HMMGPU_POPULATE_LOCKED);
+	case HMMGPU_DMIRROR_READ_UNLOCKED:
+		return hmmgpu_dmirror_transfer(ctx, cmd, false,
+					       HMMGPU_POPULATE_UNLOCKED);
+	case HMMGPU_DMIRROR_MIGRATE_TO_DEV:
+		return hmmgpu_dmirror_to_dev(ctx, cmd);
+	case HMMGPU_DMIRROR_MIGRATE_TO_SYS:
+		return hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_DEV_TO_SYS);
+	case HMMGPU_DMIRROR_SNAPSHOT:
+		return hmmgpu_dmirror_snapshot(ctx, cmd);
+	case HMMGPU_DMIRROR_EXCLUSIVE:
+		return hmmgpu_dmirror_exclusive(ctx, cmd);
+	case HMMGPU_DMIRROR_CHECK_EXCLUSIVE:
+		return hmmgpu_dmirror_check_exclusive(ctx, cmd);
+	case HMMGPU_DMIRROR_FLAGS:
+		return hmmgpu_dmirror_flags(ctx, cmd);
+	default:
+		return -EINVAL;
+	}
+}
+
+static int hmmgpu_dmirror_shared(struct hmmgpu_context *ctx, unsigned int nr,
+				 struct hmmgpu_dmirror_cmd *cmd)
+{
+	struct hmmgpu_device *hdev = ctx->hdev;
+	int ret;
+
+	if (down_read_killable(&hdev->gate))
+		return -EINTR;
+	ret = hmmgpu_device_check(hdev) ?: hmmgpu_dmirror_do(ctx, nr, cmd);
+	up_read(&hdev->gate);
+	return ret;
+}
+
+/* Nothing may go to the device while everything comes home. */
+static int hmmgpu_dmirror_empty_vram(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_device *hdev = ctx->hdev;
+	int ret;
+
+	if (down_write_killable(&hdev->gate))
+		return -EINTR;
+	ret = hmmgpu_device_check(hdev);
+	if (!ret)
+		hmmgpu_evict_all(hdev);
+	up_write(&hdev->gate);
+	return ret;
+}
+
+static long hmmgpu_dmirror_ioctl(struct file *file, unsigned int nr,
+				 unsigned long arg)
+{
+	struct hmmgpu_dmirror_cmd __user *argp = (void __user *)arg;
+	struct hmmgpu_context *ctx = file->private_data;
+	struct hmmgpu_dmirror_cmd cmd;
+	int ret;
+
+	if (copy_from_user(&cmd, argp, sizeof(cmd)))
+		return -EFAULT;
+	ret = hmmgpu_cmd_check(&cmd);
+	if (ret)
+		return ret;
+	cmd.cpages = 0;
+	cmd.faults = 0;
+	if (nr == HMMGPU_DMIRROR_RELEASE)
+		ret = hmmgpu_dmirror_empty_vram(ctx);
+	else
+		ret = hmmgpu_dmirror_shared(ctx, nr, &cmd);
+	if (ret)
+		return ret;
+	return copy_to_user(argp, &cmd, sizeof(cmd)) ? -EFAULT : 0;
+}
+
+/* Pages that are no anonymous memory and of no file, for SNAPSHOT to find. */
+static int hmmgpu_dmirror_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	unsigned long addr;
+
+	if (vma_pages(vma) > totalram_pages())
+		return -ENOMEM;
+	for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
+		struct page *page;
+		int ret;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+		if (!page)
+			return -ENOMEM;
+		ret = vm_insert_page(vma, addr, page);
+		/* If it is mapped, the mapping holds it. */
+		put_page(page);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int hmmgpu_dmirror_open(struct inode *inode, struct file *file)
+{
+	/* misc_open() excludes misc_deregister(), so the device is alive. */
+	struct hmmgpu_dmirror *node = container_of(file->private_data,
+						   struct hmmgpu_dmirror, misc);
+	struct hmmgpu_context *ctx;
+
+	ctx = hmmgpu_context_create(node->hdev, current->mm);
+	if (IS_ERR(ctx))
+		return PTR_ERR(ctx);
+	kref_get(&node->hdev->kref);
+	file->private_data = ctx;
+	return 0;
+}
+
+static int hmmgpu_dmirror_release(struct inode *inode, struct file *file)
+{
+	struct hmmgpu_context *ctx = file->private_data;
+	struct hmmgpu_device *hdev = ctx->hdev;
+
+	hmmgpu_context_destroy(ctx);
+	hmmgpu_device_put(hdev);
+	return 0;
+}
+
+static const struct file_operations hmmgpu_dmirror_fops = {
+	.owner = THIS_MODULE,
+	.open = hmmgpu_dmirror_open,
+	.release = hmmgpu_dmirror_release,
+	.unlocked_ioctl = hmmgpu_dmirror_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.mmap = hmmgpu_dmirror_mmap,
+};
+
+/**
+ * hmmgpu_dmirror_init() - make the node
+ * @hdev: the device, ready to work
+ *
+ * For root only: RELEASE and FLAGS concern all users of the device.
+ *
+ * Return: 0 or a negative errno, with the reason in the log.
+ */
+int hmmgpu_dmirror_init(struct hmmgpu_device *hdev)
+{
+	struct hmmgpu_dmirror *node = kzalloc(sizeof(*node), GFP_KERNEL);
+	int ret;
+
+	if (!node)
+		return -ENOMEM;
+	node->hdev = hdev;
+	snprintf(node->name, sizeof(node->name), "hmm_dmirror%d", hdev->id);
+	node->misc = (struct miscdevice) {
+		.minor = MISC_DYNAMIC_MINOR,
+		.name = node->name,
+		.fops = &hmmgpu_dmirror_fops,
+		.parent = hdev->dev,
+		.mode = 0600,
+	};
+	ret = misc_register(&node->misc);
+	if (ret) {
+		dev_err_probe(hdev->dev, ret, "no node /dev/%s\n", node->name);
+		kfree(node);
+		return ret;
+	}
+	hdev->dmirror = node;
+	return 0;
+}
+
+/**
+ * hmmgpu_dmirror_exit() - remove the node, if there is one
+ * @hdev: the device
+ *
+ * Files that are open stay so.
+ */
+void hmmgpu_dmirror_exit(struct hmmgpu_device *hdev)
+{
+	if (!hdev->dmirror)
+		return;
+	misc_deregister(&hdev->dmirror->misc);
+	kfree(hdev->dmirror);
+	hdev->dmirror = NULL;
+}
