@@ -67,7 +67,7 @@ pub(crate) fn load(parameters: &str) -> Result<Vec<String>> {
 }
 
 /// Loads a module; one that is loaded already is fine.
-fn insert(path: &str, parameters: &str) -> Result<()> {
+pub(crate) fn insert(path: &str, parameters: &str) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
     let text = CString::new(parameters).context("parameters of a module")?;
     match rustix::system::finit_module(&file, &text, 0) {

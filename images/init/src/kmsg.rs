@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// The host gets so many lines.
@@ -92,6 +92,26 @@ impl Watcher {
     }
 }
 
+/// A place in the log: its end when this was made.
+#[derive(Debug)]
+pub(crate) struct Mark(OwnedFd);
+
+impl Mark {
+    /// Here.
+    pub(crate) fn now() -> Result<Self> {
+        let log = open().context("cannot open /dev/kmsg")?;
+        rustix::fs::seek(&log, SeekFrom::End(0)).context("cannot go to the end of the log")?;
+        Ok(Self(log))
+    }
+
+    /// What the kernel has said since, as far as the log still holds it.
+    pub(crate) fn lines(self) -> Vec<String> {
+        let mut lines = Vec::new();
+        drain(&self.0, &mut |line| lines.push(line.to_owned()));
+        lines
+    }
+}
+
 /// The last lines of the log with a word in them.
 pub(crate) fn lines_with(word: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -140,7 +160,8 @@ fn message(record: &str) -> Option<&str> {
     text.lines().next()
 }
 
-fn is_warning(line: &str) -> bool {
+/// Whether a line says that the kernel is in trouble.
+pub(crate) fn is_warning(line: &str) -> bool {
     let hung_task = line.contains("INFO: task") && line.contains("blocked for more than");
     hung_task || SIGNS.iter().any(|sign| line.contains(sign))
 }

@@ -3,6 +3,8 @@
 //!
 //! Whatever goes wrong, a panic of its own included, is an event for the host where the port is
 //! open, a line on the console always, and a power-off in the end: a guest never just hangs.
+//!
+//! Under another name the same program is the runner of upstream's tests; see `selftest`.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -13,16 +15,22 @@ mod mounts;
 mod ports;
 mod power;
 mod report;
+mod selftest;
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use hmmgpu_guest_protocol::{Event, JOB_PATH, Job, PORT_EVENTS, PROTOCOL_VERSION};
 
 use ports::Ports;
 
-fn main() {
+fn main() -> ExitCode {
+    if selftest::is_asked_for() {
+        return selftest::main();
+    }
     if std::process::id() != 1 {
         eprintln!("hmmgpu-init is the first process of a guest and does nothing else");
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     std::panic::set_hook(Box::new(|panic| {
         report::fatal(&format!("init panicked: {panic}"));

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod selftest;
 
 use serde::{Deserialize, Serialize};
 

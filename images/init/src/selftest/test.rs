@@ -1,0 +1,221 @@
+//! One test, in a process of its own.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hmmgpu_guest_protocol::selftest::{TestEnd, TestResult};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::harness;
+use crate::bridge;
+use crate::kmsg;
+
+/// The harness ends a test by itself, after 120 s at most; one that takes so long is stuck.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Lines of a failed test that are told. An assertion in a loop can print one for each page.
+const OUTPUT_LINES: usize = 20;
+/// Lines of the kernel's log that are told with a test.
+const KERNEL_LINES: usize = 60;
+/// Longest line of either.
+const LINE: usize = 300;
+
+/// Runs the test of this full name.
+pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
+    let log = kmsg::Mark::now()?;
+    let (mut output, writer) = bridge::pipe()?;
+    rustix::io::ioctl_fionbio(&output, true).context("cannot read without waiting")?;
+    let mut command = Command::new(program);
+    command
+        .args(["-r", name])
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().context("cannot share a pipe")?)
+        .stderr(writer)
+        .process_group(0);
+    let begun = Instant::now();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    // Its copies of the pipe's end are closed with it.
+    drop(command);
+    let mut said = Said::default();
+    let status = follow(&mut child, &mut output, &mut said, begun + LIMIT)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    said.end();
+
+    let (result, reason) = match (said.verdict, status) {
+        (Some(verdict), Some(_)) => verdict,
+        (_, None) => (
+            TestResult::Fail,
+            format!("it did not end in {} s", LIMIT.as_secs()),
+        ),
+        (None, Some(status)) => (TestResult::Fail, format!("no verdict: {status}")),
+    };
+    let failed = result == TestResult::Fail;
+    let kernel = log.lines();
+    let first = kernel.iter().position(|line| kmsg::is_warning(line));
+    let kernel_log = match first {
+        Some(first) => &kernel[first..kernel.len().min(first + KERNEL_LINES)],
+        None if failed => &kernel[kernel.len().saturating_sub(KERNEL_LINES)..],
+        None => &[],
+    };
+    Ok(TestEnd {
+        round,
+        name: name.to_owned(),
+        result,
+        reason,
+        seconds,
+        output: if failed { said.telling } else { Vec::new() },
+        output_left_out: if failed { said.left_out } else { 0 },
+        kernel_log: kernel_log.iter().map(|line| cut(line)).collect(),
+        kernel_warned: first.is_some(),
+    })
+}
+
+/// Reads what the test prints until it ends; none when it does not end in time. Processes that it
+/// left may hold the pipe for ever: they are not waited for.
+fn follow(
+    child: &mut Child,
+    output: &mut File,
+    said: &mut Said,
+    deadline: Instant,
+) -> Result<Option<ExitStatus>> {
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("process id")?;
+    let end = pidfd_open(pid, PidfdFlags::empty()).context("cannot watch a test")?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).context("time to wait")?;
+        let (mut readable, mut ended) = (false, false);
+        let mut fds = [
+            PollFd::new(&*output, PollFlags::IN),
+            PollFd::new(&end, PollFlags::IN),
+        ];
+        // Once all writers have closed it, the pipe has nothing to wait for.
+        let watched = if said.closed {
+            &mut fds[1..]
+        } else {
+            &mut fds[..]
+        };
+        match poll(watched, Some(&timeout)) {
+            Ok(_) => {
+                readable = !said.closed && !fds[0].revents().is_empty();
+                ended = !fds[1].revents().is_empty();
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for a test"),
+        }
+        if readable || ended {
+            said.read(output)?;
+        }
+        if ended {
+            return Ok(Some(child.wait().context("cannot wait for a test")?));
+        }
+        if left.is_zero() {
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = child.wait();
+            return Ok(None);
+        }
+    }
+}
+
+/// What a test has printed, as far as it matters.
+#[derive(Debug, Default)]
+struct Said {
+    line: Vec<u8>,
+    verdict: Option<(TestResult, String)>,
+    telling: Vec<String>,
+    left_out: u64,
+    closed: bool,
+}
+
+impl Said {
+    /// Takes all that is there.
+    fn read(&mut self, output: &mut File) -> Result<()> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match output.read(&mut buffer) {
+                Ok(0) => {
+                    self.closed = true;
+                    return Ok(());
+                }
+                Ok(length) => self.take(&buffer[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("cannot read a test's output"),
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                self.end();
+            }
+        }
+    }
+
+    /// A line is complete.
+    fn end(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        if let Some(verdict) = harness::verdict(line) {
+            self.verdict = Some(verdict);
+        } else if harness::is_telling(line) {
+            if self.telling.len() < OUTPUT_LINES {
+                self.telling.push(line.to_owned());
+            } else {
+                self.left_out += 1;
+            }
+        }
+    }
+}
+
+fn cut(line: &str) -> String {
+    line.chars().take(LINE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str, chunk: usize) -> Said {
+        let mut said = Said::default();
+        for part in text.as_bytes().chunks(chunk) {
+            said.take(part);
+        }
+        said.end();
+        said
+    }
+
+    #[test]
+    fn output_is_read_however_it_is_cut() {
+        let text = "TAP version 13\n# box.c:1: no lid\nnot ok 1 box.open\n# FAILED: 0 / 1 tests";
+        for chunk in [1, 7, 1000] {
+            let said = said(text, chunk);
+            assert_eq!(said.verdict, Some((TestResult::Fail, String::new())));
+            assert_eq!(said.telling, ["# box.c:1: no lid"]);
+        }
+    }
+
+    #[test]
+    fn output_is_bounded_and_the_verdict_is_found_behind_it() {
+        let mut text = "# box.c:1: not equal\n".repeat(100_000);
+        text.push_str(&"x".repeat(1 << 20));
+        text.push_str("\nnot ok 1 box.open\n");
+        let said = said(&text, 4096);
+        assert_eq!(said.telling.len(), OUTPUT_LINES);
+        assert_eq!(said.left_out, 100_001 - OUTPUT_LINES as u64);
+        assert!(said.verdict.is_some());
+    }
+}
