@@ -41,9 +41,11 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    pub(crate) fn address(self) -> u64 {
+    /// The place that is `bytes` further.
+    pub(crate) fn at(self, bytes: u64) -> Self {
         match self {
-            Self::System(address) | Self::Vram(address) => address,
+            Self::System(address) => Self::System(address + bytes),
+            Self::Vram(offset) => Self::Vram(offset + bytes),
         }
     }
 
@@ -90,15 +92,26 @@ impl Transfer {
     }
 }
 
-/// A descriptor that breaks no rule by itself.
+/// A FENCE that breaks no rule by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    /// DMA address of the record.
+    pub(crate) address: u64,
+    pub(crate) sequence: u64,
+    pub(crate) interrupt: bool,
+}
+
+/// A descriptor of a copy queue that breaks no rule by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Transfer(Transfer),
-    Fence {
-        address: u64,
-        sequence: u64,
-        interrupt: bool,
-    },
+    Other(Other),
+}
+
+/// What is not a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Other {
+    Fence(Fence),
     SpanBegin {
         id: u64,
         pages: u32,
@@ -122,7 +135,7 @@ pub(crate) enum Command {
     },
 }
 
-fn require(condition: bool, status: Status) -> Result<(), Fault> {
+pub(crate) fn require(condition: bool, status: Status) -> Result<(), Fault> {
     if condition {
         Ok(())
     } else {
@@ -130,7 +143,7 @@ fn require(condition: bool, status: Status) -> Result<(), Fault> {
     }
 }
 
-fn aligned(address: u64, align: u64) -> Result<(), Fault> {
+pub(crate) fn aligned(address: u64, align: u64) -> Result<(), Fault> {
     if address.is_multiple_of(align) {
         Ok(())
     } else {
@@ -208,31 +221,31 @@ fn transfer(desc: &Desc, fill: bool) -> Result<Command, Fault> {
     }))
 }
 
-fn fence(desc: &Desc) -> Result<Command, Fault> {
+pub(crate) fn fence(desc: &Desc) -> Result<Fence, Fault> {
     let reserved = desc.flags & !FLAG_INTERRUPT == 0 && desc.order == 0 && desc.count == 0;
     require(reserved && desc.src == 0, Status::STATUS_BAD_FIELD)?;
     aligned(desc.dst, u64::from(FENCE_ALIGN))?;
-    Ok(Command::Fence {
+    Ok(Fence {
         address: desc.dst,
         sequence: desc.arg,
         interrupt: desc.flags & FLAG_INTERRUPT != 0,
     })
 }
 
-fn span(desc: &Desc) -> Result<Command, Fault> {
+fn span(desc: &Desc) -> Result<Other, Fault> {
     let flags = FLAG_SPAN_END | FLAG_DIRECTION_MASK | FLAG_TRIGGER_MASK;
     let reserved = desc.flags & !flags == 0 && desc.dst == 0 && desc.src == 0;
     require(reserved, Status::STATUS_BAD_FIELD)?;
     let trigger = trigger(desc.flags)?;
     if desc.flags & FLAG_SPAN_END == 0 {
         require(desc.order == 0, Status::STATUS_BAD_FIELD)?;
-        return Ok(Command::SpanBegin {
+        return Ok(Other::SpanBegin {
             id: desc.arg,
             pages: desc.count,
         });
     }
     require(desc.order <= MAX_ORDER, Status::STATUS_BAD_ORDER)?;
-    Ok(Command::SpanEnd {
+    Ok(Other::SpanEnd {
         id: desc.arg,
         order: desc.order,
         direction: direction(desc.flags),
@@ -241,7 +254,7 @@ fn span(desc: &Desc) -> Result<Command, Fault> {
     })
 }
 
-fn note(desc: &Desc) -> Result<Command, Fault> {
+fn note(desc: &Desc) -> Result<Other, Fault> {
     require(
         desc.flags & !FLAG_NOTE_MASK == 0 && desc.src == 0,
         Status::STATUS_BAD_FIELD,
@@ -250,7 +263,7 @@ fn note(desc: &Desc) -> Result<Command, Fault> {
     if note == NOTE_MARK {
         let reserved = desc.order == 0 && desc.count == 0 && desc.dst == 0;
         require(reserved, Status::STATUS_BAD_FIELD)?;
-        return Ok(Command::Mark { cookie: desc.arg });
+        return Ok(Other::Mark { cookie: desc.arg });
     }
     let kind = match (note, desc.arg) {
         (NOTE_ALLOC, 0) => NoteKind::Alloc,
@@ -263,7 +276,7 @@ fn note(desc: &Desc) -> Result<Command, Fault> {
     };
     let bytes = folio_bytes(desc.order, desc.count)?;
     aligned(desc.dst, PAGE_SIZE)?;
-    Ok(Command::Note {
+    Ok(Other::Note {
         kind,
         address: desc.dst,
         order: desc.order,
@@ -279,9 +292,9 @@ impl TryFrom<&Desc> for Command {
         match desc.opcode {
             OP_COPY => transfer(desc, false),
             OP_FILL => transfer(desc, true),
-            OP_FENCE => fence(desc),
-            OP_SPAN => span(desc),
-            OP_NOTE => note(desc),
+            OP_FENCE => fence(desc).map(|fence| Self::Other(Other::Fence(fence))),
+            OP_SPAN => span(desc).map(Self::Other),
+            OP_NOTE => note(desc).map(Self::Other),
             _ => Err(Status::STATUS_BAD_OPCODE.into()),
         }
     }

@@ -1,15 +1,20 @@
 //! The device: one object that a transport drives from any thread.
 //!
-//! Locks, in the order in which they are taken: `resetting`, configuration space, the DMA map,
-//! `registers`, the vectors; the MSI-X table under none but the first two.
+//! Locks, in the order in which they are taken: `resetting`, configuration space, the DMA map, the
+//! fault queue, `registers`, the vectors; the MSI-X table under none but the first two. The gate of
+//! an address space is entered under the DMA map, and nothing is taken inside. A context's pending
+//! fault is taken under any of them, and nothing after it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS_SIZE};
-use hmmgpu_contract::regs::MAX_COPY_QUEUES;
+use hmmgpu_contract::regs::{
+    ERROR_CONTEXT0, FAULT_QUEUE, INVALIDATION_QUEUE, MAX_CONTEXTS, MAX_COPY_QUEUES,
+};
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::Telemetry;
 use hmmgpu_telemetry::snapshot::Snapshot;
@@ -17,12 +22,15 @@ use hmmgpu_telemetry::snapshot::Snapshot;
 use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
 use crate::config_space::{CONFIG_SIZE, ConfigSpace};
-use crate::dma::{DmaError, DmaMap, DmaMapping};
-use crate::engine::{self, Control};
+use crate::dma::{DmaError, DmaMap, DmaMapping, DmaView};
+use crate::engine::CopyEngine;
 use crate::host_memory::host_has_room;
 use crate::interrupt::{Interrupt, Vectors};
+use crate::memory::Memory;
+use crate::mmu::{Context, FaultQueue, InvalidationEngine};
 use crate::msix::MsixTable;
 use crate::occasional::Occasional;
+use crate::queue::{self, Control, Engine};
 use crate::registers::{Effect, Registers};
 use crate::reset::ResetCause;
 use crate::vram::Vram;
@@ -34,13 +42,22 @@ pub struct Config {
     pub vram_bytes: u64,
     /// Number of copy queues: 1 to 16.
     pub copy_queues: u32,
+    /// Number of contexts: at most 256. With none the device only copies.
+    pub contexts: u32,
+    /// Number of compute engines, which are threads: 1 to 16. Not used without contexts.
+    pub compute_engines: u32,
 }
+
+/// Most compute engines. Stops a configuration from asking the host for threads without end.
+const MAX_COMPUTE_ENGINES: u32 = 16;
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             vram_bytes: 1 << 30,
             copy_queues: 1,
+            contexts: MAX_CONTEXTS,
+            compute_engines: 2,
         }
     }
 }
@@ -54,6 +71,12 @@ pub enum ConfigError {
     /// The number of queues is out of bounds.
     #[error("{0} copy queues are not possible: give 1 to 16")]
     CopyQueues(u32),
+    /// The number of contexts is out of bounds.
+    #[error("{0} contexts are not possible: give 0 to 256")]
+    Contexts(u32),
+    /// The number of compute engines is out of bounds.
+    #[error("{0} compute engines are not possible: give 1 to 16")]
+    ComputeEngines(u32),
     /// The host refused memory or a thread.
     #[error("the host refused {what}")]
     Host {
@@ -72,6 +95,9 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     pub(crate) background: Background,
     pub(crate) engines: Vec<Control>,
+    pub(crate) invalidation: Control,
+    pub(crate) faults: FaultQueue,
+    pub(crate) contexts: Vec<Context>,
     pub(crate) shutdown: AtomicBool,
     // Set by the transport.
     pub(crate) dma: DmaMap,
@@ -112,9 +138,78 @@ impl Shared {
             return;
         }
         for vector in registers.vectors(causes) {
-            if self.vectors.raise(vector) {
-                self.telemetry.counters.interrupt();
-            }
+            self.raise_vector(vector);
+        }
+    }
+
+    /// Raises one vector. The caller knows that the function may.
+    pub(crate) fn raise_vector(&self, vector: u32) {
+        if self.vectors.raise(vector) {
+            self.telemetry.counters.interrupt();
+        }
+    }
+
+    /// All memory, under a view of the DMA map.
+    pub(crate) fn memory<'a>(&'a self, view: &'a DmaView<'a>) -> Memory<'a> {
+        Memory {
+            view,
+            vram: &self.vram,
+            background: &self.background,
+        }
+    }
+
+    /// Makes the compute engines look at a context: its ring, its fault, whether it may go on.
+    pub(crate) fn wake_context(&self, context: u32) {
+        let _ = context;
+    }
+
+    /// Logs, now and then, that a queue or context was stopped by an error.
+    pub(crate) fn log_queue_stop(&self, queue: u32, index: u32, status: Status) {
+        if let Some(times) = self.queue_stops.count() {
+            tracing::warn!(queue, index, times, "queue stopped: {status:?}");
+        }
+    }
+
+    /// Makes everything that sleeps look around.
+    fn wake_all(&self) {
+        self.engines.iter().for_each(Control::wake);
+        self.invalidation.wake();
+        self.faults.deliver(self);
+        self.wake_contexts();
+    }
+
+    pub(crate) fn wake_contexts(&self) {
+        (0..)
+            .zip(&self.contexts)
+            .for_each(|(context, _)| self.wake_context(context));
+    }
+
+    /// Allows no run of anything any more.
+    pub(crate) fn stop_all(&self) {
+        let contexts = self.contexts.iter().map(|context| &context.control);
+        self.engines
+            .iter()
+            .chain([&self.invalidation, &self.faults.control])
+            .chain(contexts)
+            .for_each(Control::stop);
+    }
+
+    /// What a queue or context is controlled by. There is one for each that has registers.
+    fn control(&self, queue: u32) -> &Control {
+        match queue {
+            INVALIDATION_QUEUE => &self.invalidation,
+            FAULT_QUEUE => &self.faults.control,
+            ERROR_CONTEXT0.. => &self.contexts[(queue - ERROR_CONTEXT0) as usize].control,
+            _ => &self.engines[queue as usize],
+        }
+    }
+
+    /// Tells whoever serves a queue or context to look around.
+    fn wake(&self, queue: u32) {
+        match queue {
+            FAULT_QUEUE => self.faults.deliver(self),
+            ERROR_CONTEXT0.. => self.wake_context(queue - ERROR_CONTEXT0),
+            _ => self.control(queue).wake(),
         }
     }
 
@@ -124,7 +219,7 @@ impl Shared {
             return;
         }
         if may_master {
-            self.engines.iter().for_each(Control::wake);
+            self.wake_all();
         } else {
             self.dma.barrier();
         }
@@ -138,15 +233,19 @@ impl Shared {
 
     fn carry_out(&self, effect: Effect, bar: u32, offset: u64) {
         match effect {
-            Effect::None | Effect::Start(..) => {}
+            Effect::None => {}
             Effect::Unknown => self.unknown(bar, offset),
             Effect::Reset => self.reset(ResetCause::Register),
             Effect::Doorbell(queue) => {
                 self.telemetry.counters.doorbell();
-                self.engines[queue as usize].wake();
+                self.wake(queue);
             }
-            // The engine was told already; a driver may reuse the ring's memory from now on.
-            Effect::Stop(_) => self.dma.barrier(),
+            Effect::Start(queue, _) => self.wake(queue),
+            // No access begins any more, as the run is not allowed; those that have begun end here.
+            Effect::Stop(queue) => {
+                self.dma.barrier();
+                self.wake(queue);
+            }
             Effect::Refuse(error) => {
                 let mut registers = self.registers();
                 let causes = registers.record_error(error);
@@ -163,8 +262,8 @@ impl Shared {
             let effect = registers.write(offset, value);
             // Under the lock, so that engines see starts and stops in the order of the writes.
             match effect {
-                Effect::Start(queue, setup) => self.engines[queue as usize].start(setup),
-                Effect::Stop(queue) => self.engines[queue as usize].stop(),
+                Effect::Start(queue, setup) => self.control(queue).start(setup),
+                Effect::Stop(queue) => self.control(queue).stop(),
                 _ => {}
             }
             effect
@@ -194,6 +293,8 @@ impl Device {
         let Config {
             vram_bytes,
             copy_queues,
+            contexts,
+            compute_engines,
         } = config;
         let sizes = MIN_VRAM_BYTES..=MAX_VRAM_BYTES;
         if !sizes.contains(&vram_bytes) || vram_bytes % VRAM_BLOCK_BYTES != 0 {
@@ -202,9 +303,15 @@ impl Device {
         if !(1..=MAX_COPY_QUEUES).contains(&copy_queues) {
             return Err(ConfigError::CopyQueues(copy_queues));
         }
+        if contexts > MAX_CONTEXTS {
+            return Err(ConfigError::Contexts(contexts));
+        }
+        if !(1..=MAX_COMPUTE_ENGINES).contains(&compute_engines) {
+            return Err(ConfigError::ComputeEngines(compute_engines));
+        }
         let host = |what| move |source| ConfigError::Host { what, source };
         let vram = Arc::new(Vram::new(vram_bytes).map_err(host("memory for VRAM"))?);
-        let registers = Arc::new(Mutex::new(Registers::new(vram_bytes, copy_queues)));
+        let registers = Arc::new(Mutex::new(Registers::new(config)));
         let scrubbed = {
             let registers = registers.clone();
             let failures = Occasional::default();
@@ -227,6 +334,9 @@ impl Device {
             telemetry: Telemetry::new(vram_bytes),
             background,
             engines: (0..copy_queues).map(|_| Control::default()).collect(),
+            invalidation: Control::default(),
+            faults: FaultQueue::default(),
+            contexts: (0..contexts).map(|_| Context::new()).collect(),
             shutdown: AtomicBool::new(false),
             dma: DmaMap::default(),
             vectors: Vectors::new(),
@@ -243,15 +353,35 @@ impl Device {
             engines: Vec::new(),
         };
         for queue in 0..copy_queues {
-            let shared = device.shared.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("hmmgpu-copy{queue}"))
-                .spawn(move || engine::run(&shared, queue))
+            device
+                .serve(format!("hmmgpu-copy{queue}"), queue, CopyEngine::new())
                 .map_err(host("a thread for a copy engine"))?;
-            device.shared.engines[queue as usize].set_thread(thread.thread().clone());
-            device.engines.push(thread);
+        }
+        if contexts > 0 {
+            let name = "hmmgpu-invalidation".to_owned();
+            device
+                .serve(name, INVALIDATION_QUEUE, InvalidationEngine)
+                .map_err(host("a thread for the invalidation engine"))?;
         }
         Ok(device)
+    }
+
+    /// Starts the thread of a queue.
+    fn serve(
+        &mut self,
+        name: String,
+        queue: u32,
+        engine: impl Engine + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || queue::serve(&shared, queue, shared.control(queue), engine))?;
+        self.shared
+            .control(queue)
+            .set_thread(thread.thread().clone());
+        self.engines.push(thread);
+        Ok(())
     }
 
     /// Size of configuration space in bytes.
@@ -401,7 +531,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.shared.shutdown.store(true, Ordering::SeqCst);
-        self.shared.engines.iter().for_each(Control::stop);
+        self.shared.stop_all();
         for engine in self.engines.drain(..) {
             // A panic of the thread has been reported by the panic hook already.
             let _ = engine.join();
@@ -425,7 +555,7 @@ mod tests {
     fn device() -> Arc<Device> {
         let config = Config {
             vram_bytes: 512 * MIB,
-            copy_queues: 1,
+            ..Config::default()
         };
         Arc::new(Device::build(config, Box::new(|| true)).unwrap())
     }

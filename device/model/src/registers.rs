@@ -3,17 +3,24 @@
 //! The interrupt of errors is raised when `INT_ERROR` becomes pending; it is raised again only
 //! after the driver has cleared the bit. The interrupt of a queue is raised by every fence that
 //! asks for it, whether or not its cause is still pending, because it has a vector of its own and
-//! a driver need not read `INT_CAUSE` at all.
+//! a driver need not read `INT_CAUSE` at all. So is that of a job; contexts share a cause, so it is
+//! remembered which vectors are raised when the cause is unmasked.
+//!
+//! Queues and contexts have one set of numbers, that of `ERROR_QUEUE`.
 
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::{MSIX_VECTORS, VECTOR_ERROR};
 use hmmgpu_contract::queue::{MAX_RING_LOG2, MIN_RING_LOG2, QUEUE_ALIGN};
 use hmmgpu_contract::regs::{
-    INT_ERROR, INT_QUEUE0, MAGIC_VALUE, MAX_COPY_QUEUES, QUEUE_BASE, QUEUE_CTRL_ENABLE,
+    CONTEXT_BASE, CONTEXT_STRIDE, ERROR_CONTEXT0, FAULT_QUEUE, FEATURE_CONTEXTS, INT_COMPUTE,
+    INT_ERROR, INT_QUEUE0, INVALIDATION_QUEUE, MAGIC_VALUE, QUEUE_BASE, QUEUE_CTRL_ENABLE,
     QUEUE_STATUS_ERROR, QUEUE_STATUS_OFF, QUEUE_STATUS_RUNNING, QUEUE_STRIDE, QueueReg,
     RESET_CTRL_RESET, Reg, STATE_FAILED, STATE_READY, STATE_RESETTING,
 };
 use hmmgpu_contract::{CONTRACT_VERSION, MAX_ORDER};
+
+use crate::device::Config;
+use crate::ring::Ring;
 
 /// Folio orders that the device takes: all that the format can name.
 pub(crate) const FOLIO_ORDERS: u32 = (1 << (MAX_ORDER + 1)) - 1;
@@ -27,16 +34,16 @@ pub(crate) struct ErrorRecord {
     pub(crate) address: u64,
 }
 
-/// Where a queue lies, as it was when it was enabled.
+/// Where a queue or context lies, as it was when it was enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueSetup {
     /// Unique for every time that any queue is enabled.
     pub(crate) run: u64,
     /// Device generation in which it was enabled.
     pub(crate) generation: u32,
-    pub(crate) header: u64,
-    pub(crate) ring: u64,
-    pub(crate) ring_log2: u32,
+    pub(crate) ring: Ring,
+    /// Contexts: DMA address of the root of the page table.
+    pub(crate) root: u64,
 }
 
 /// What the device has to do because of a register write.
@@ -66,6 +73,7 @@ struct Queue {
     ring: u64,
     ring_log2: u32,
     vector: u32,
+    root: u64,
     enabled: bool,
     status: u32,
     run: u64,
@@ -80,13 +88,19 @@ struct FirstError {
 /// All registers.
 #[derive(Debug)]
 pub(crate) struct Registers {
-    vram_bytes: u64,
-    queues: Vec<Queue>,
+    device: Config,
+    copy_queues: Vec<Queue>,
+    /// Those of them that there are only with contexts.
+    invalidation_queue: Option<Queue>,
+    fault_queue: Option<Queue>,
+    contexts: Vec<Queue>,
     state: u32,
     generation: u32,
     time_high: u32,
     int_cause: u32,
     int_mask: u32,
+    /// Vectors of contexts whose jobs have set `INT_COMPUTE`, as bits.
+    compute_vectors: u32,
     error: FirstError,
     runs: u64,
 }
@@ -113,28 +127,48 @@ fn with_high(value: u64, high: u32) -> u64 {
 /// Which register an offset is.
 enum Target {
     Device(Reg),
+    /// Of a queue or context.
     Queue(u32, QueueReg),
 }
 
 impl Registers {
-    pub(crate) fn new(vram_bytes: u64, queues: u32) -> Self {
+    pub(crate) fn new(device: Config) -> Self {
+        let queue = (device.contexts > 0).then(Queue::default);
         Self {
-            vram_bytes,
-            queues: vec![Queue::default(); queues.min(MAX_COPY_QUEUES) as usize],
+            device,
+            copy_queues: vec![Queue::default(); device.copy_queues as usize],
+            invalidation_queue: queue,
+            fault_queue: queue,
+            contexts: vec![Queue::default(); device.contexts as usize],
             state: STATE_READY,
             generation: 0,
             time_high: 0,
             int_cause: 0,
             int_mask: 0,
+            compute_vectors: 0,
             error: FirstError::default(),
             runs: 0,
         }
     }
 
     fn target(offset: u32) -> Target {
-        match offset.checked_sub(QUEUE_BASE) {
-            Some(offset) => Target::Queue(offset / QUEUE_STRIDE, QueueReg(offset % QUEUE_STRIDE)),
-            None => Target::Device(Reg(offset)),
+        if let Some(offset) = offset.checked_sub(CONTEXT_BASE) {
+            let reg = QueueReg(offset % CONTEXT_STRIDE);
+            Target::Queue(ERROR_CONTEXT0 + offset / CONTEXT_STRIDE, reg)
+        } else if let Some(offset) = offset.checked_sub(QUEUE_BASE) {
+            Target::Queue(offset / QUEUE_STRIDE, QueueReg(offset % QUEUE_STRIDE))
+        } else {
+            Target::Device(Reg(offset))
+        }
+    }
+
+    /// The queue or context of a number.
+    fn queue(&mut self, number: u32) -> Option<&mut Queue> {
+        match number {
+            INVALIDATION_QUEUE => self.invalidation_queue.as_mut(),
+            FAULT_QUEUE => self.fault_queue.as_mut(),
+            ERROR_CONTEXT0.. => self.contexts.get_mut((number - ERROR_CONTEXT0) as usize),
+            _ => self.copy_queues.get_mut(number as usize),
         }
     }
 
@@ -152,12 +186,16 @@ impl Registers {
         Some(match reg {
             Reg::MAGIC => MAGIC_VALUE,
             Reg::VERSION => CONTRACT_VERSION,
+            Reg::FEATURES_LO if self.device.contexts > 0 => FEATURE_CONTEXTS,
             Reg::FEATURES_LO | Reg::FEATURES_HI => 0,
-            Reg::VRAM_SIZE_LO => low(self.vram_bytes),
-            Reg::VRAM_SIZE_HI => high(self.vram_bytes),
+            Reg::VRAM_SIZE_LO => low(self.device.vram_bytes),
+            Reg::VRAM_SIZE_HI => high(self.device.vram_bytes),
             Reg::FOLIO_ORDERS => FOLIO_ORDERS,
-            Reg::COPY_QUEUES => u32::try_from(self.queues.len()).unwrap_or(MAX_COPY_QUEUES),
+            Reg::COPY_QUEUES => self.device.copy_queues,
             Reg::MAX_RING_LOG2 => MAX_RING_LOG2,
+            Reg::CONTEXTS => self.device.contexts,
+            Reg::COMPUTE_ENGINES if self.device.contexts > 0 => self.device.compute_engines,
+            Reg::COMPUTE_ENGINES => 0,
             Reg::STATE => self.state,
             Reg::GENERATION => self.generation,
             Reg::TIME_LO => {
@@ -177,8 +215,8 @@ impl Registers {
         })
     }
 
-    fn read_queue(&self, queue: u32, reg: QueueReg) -> Option<u32> {
-        let queue = self.queues.get(usize::try_from(queue).ok()?)?;
+    fn read_queue(&mut self, number: u32, reg: QueueReg) -> Option<u32> {
+        let queue = self.queue(number)?;
         Some(match reg {
             QueueReg::QUEUE_HEADER_LO => low(queue.header),
             QueueReg::QUEUE_HEADER_HI => high(queue.header),
@@ -188,6 +226,8 @@ impl Registers {
             QueueReg::QUEUE_VECTOR => queue.vector,
             QueueReg::QUEUE_CTRL => u32::from(queue.enabled),
             QueueReg::QUEUE_STATUS => queue.status,
+            QueueReg::CONTEXT_ROOT_LO if number >= ERROR_CONTEXT0 => low(queue.root),
+            QueueReg::CONTEXT_ROOT_HI if number >= ERROR_CONTEXT0 => high(queue.root),
             _ => return None,
         })
     }
@@ -206,6 +246,9 @@ impl Registers {
             Reg::RESET_CTRL => Effect::None,
             Reg::INT_CAUSE => {
                 self.int_cause &= !value;
+                if value & INT_COMPUTE != 0 {
+                    self.compute_vectors = 0;
+                }
                 Effect::None
             }
             Reg::INT_MASK => {
@@ -226,10 +269,7 @@ impl Registers {
 
     fn write_queue(&mut self, number: u32, reg: QueueReg, value: u32) -> Effect {
         let ready = self.state == STATE_READY;
-        let Some(queue) = usize::try_from(number)
-            .ok()
-            .and_then(|queue| self.queues.get_mut(queue))
-        else {
+        let Some(queue) = self.queue(number) else {
             return Effect::Unknown;
         };
         let field = match reg {
@@ -254,6 +294,9 @@ impl Registers {
             | QueueReg::QUEUE_RING_HI
             | QueueReg::QUEUE_RING_LOG2
             | QueueReg::QUEUE_VECTOR => reg,
+            QueueReg::CONTEXT_ROOT_LO | QueueReg::CONTEXT_ROOT_HI if number >= ERROR_CONTEXT0 => {
+                reg
+            }
             _ => return Effect::Unknown,
         };
         if ready && !queue.enabled {
@@ -263,6 +306,8 @@ impl Registers {
                 QueueReg::QUEUE_RING_LO => queue.ring = with_low(queue.ring, value),
                 QueueReg::QUEUE_RING_HI => queue.ring = with_high(queue.ring, value),
                 QueueReg::QUEUE_RING_LOG2 => queue.ring_log2 = value,
+                QueueReg::CONTEXT_ROOT_LO => queue.root = with_low(queue.root, value),
+                QueueReg::CONTEXT_ROOT_HI => queue.root = with_high(queue.root, value),
                 _ => queue.vector = value,
             }
         }
@@ -271,7 +316,11 @@ impl Registers {
 
     /// Starts a queue that has just been enabled, or refuses a set-up that cannot work.
     fn enable(&mut self, number: u32) -> Effect {
-        let queue = &mut self.queues[number as usize];
+        self.runs += 1;
+        let (run, generation) = (self.runs, self.generation);
+        let Some(queue) = self.queue(number) else {
+            return Effect::Unknown;
+        };
         let misaligned = |address: u64| !address.is_multiple_of(u64::from(QUEUE_ALIGN));
         let refusal = if !(MIN_RING_LOG2..=MAX_RING_LOG2).contains(&queue.ring_log2)
             || queue.vector >= MSIX_VECTORS
@@ -281,11 +330,12 @@ impl Registers {
             Some((Status::STATUS_MISALIGNED, queue.header))
         } else if misaligned(queue.ring) {
             Some((Status::STATUS_MISALIGNED, queue.ring))
+        } else if misaligned(queue.root) {
+            Some((Status::STATUS_MISALIGNED, queue.root))
         } else {
             None
         };
-        self.runs += 1;
-        queue.run = self.runs;
+        queue.run = run;
         if let Some((status, address)) = refusal {
             queue.status = QUEUE_STATUS_ERROR;
             return Effect::Refuse(ErrorRecord {
@@ -299,11 +349,14 @@ impl Registers {
         Effect::Start(
             number,
             QueueSetup {
-                run: queue.run,
-                generation: self.generation,
-                header: queue.header,
-                ring: queue.ring,
-                ring_log2: queue.ring_log2,
+                run,
+                generation,
+                ring: Ring {
+                    header: queue.header,
+                    entries: queue.ring,
+                    log2: queue.ring_log2,
+                },
+                root: queue.root,
             },
         )
     }
@@ -317,31 +370,47 @@ impl Registers {
         new & !self.int_mask
     }
 
-    /// The engine has stopped run `run` of a queue because of an error.
+    /// The engine has stopped run `run` of a queue or context because of an error.
     pub(crate) fn queue_failed(&mut self, number: u32, run: u64) {
-        match self.queues.get_mut(number as usize) {
+        match self.queue(number) {
             Some(queue) if queue.run == run && queue.enabled => queue.status = QUEUE_STATUS_ERROR,
             _ => {}
         }
     }
 
-    /// A fence of a queue asks for its interrupt. Returns the causes to raise one for.
-    pub(crate) fn fence_interrupt(&mut self, number: u32) -> u32 {
+    /// A queue, not a context, asks for its interrupt. Returns the causes to raise one for.
+    pub(crate) fn queue_interrupt(&mut self, number: u32) -> u32 {
         let cause = INT_QUEUE0 << number;
         self.int_cause |= cause;
         cause & !self.int_mask
     }
 
+    /// A job of a context asks for its interrupt. Returns the vector to raise.
+    pub(crate) fn job_interrupt(&mut self, context: u32) -> Option<u32> {
+        let vector = self.contexts.get(context as usize)?.vector;
+        self.int_cause |= INT_COMPUTE;
+        self.compute_vectors |= 1 << vector;
+        (self.int_mask & INT_COMPUTE == 0).then_some(vector)
+    }
+
     /// The MSI-X vectors of a set of causes.
     pub(crate) fn vectors(&self, causes: u32) -> impl Iterator<Item = u32> + '_ {
         let error = (causes & INT_ERROR != 0).then_some(VECTOR_ERROR);
-        let queues = self
-            .queues
-            .iter()
-            .enumerate()
+        let mmu_queues = [
+            (INVALIDATION_QUEUE, &self.invalidation_queue),
+            (FAULT_QUEUE, &self.fault_queue),
+        ]
+        .into_iter()
+        .filter_map(|(number, queue)| Some((number, queue.as_ref()?)));
+        let queues = (0..)
+            .zip(&self.copy_queues)
+            .chain(mmu_queues)
             .filter(move |(number, _)| causes & (INT_QUEUE0 << number) != 0)
             .map(|(_, queue)| queue.vector);
-        error.into_iter().chain(queues)
+        let compute = (0..MSIX_VECTORS).filter(move |vector| {
+            causes & INT_COMPUTE != 0 && self.compute_vectors & (1 << vector) != 0
+        });
+        error.into_iter().chain(queues).chain(compute)
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -352,22 +421,32 @@ impl Registers {
     /// yet.
     pub(crate) fn reset(&mut self) {
         let Self {
-            vram_bytes: _,
-            queues,
+            device: _,
+            copy_queues,
+            invalidation_queue,
+            fault_queue,
+            contexts,
             state,
             generation,
             time_high,
             int_cause,
             int_mask,
+            compute_vectors,
             error,
             runs: _,
         } = self;
-        queues.fill(Queue::default());
+        copy_queues
+            .iter_mut()
+            .chain(invalidation_queue)
+            .chain(fault_queue)
+            .chain(contexts)
+            .for_each(|queue| *queue = Queue::default());
         *state = STATE_RESETTING;
         *generation = generation.wrapping_add(1);
         *time_high = 0;
         *int_cause = 0;
         *int_mask = 0;
+        *compute_vectors = 0;
         *error = FirstError::default();
     }
 

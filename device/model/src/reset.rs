@@ -3,7 +3,6 @@
 use hmmgpu_telemetry::ResetKind;
 
 use crate::device::{Shared, lock};
-use crate::engine::Control;
 use crate::msix::MsixTable;
 
 /// Why the device is reset.
@@ -39,7 +38,10 @@ impl Shared {
             vram: _, // scrubbed in the background
             telemetry,
             background,
-            engines,
+            engines: _, // by stop_all
+            invalidation: _,
+            faults,
+            contexts: _,
             shutdown: _,
             dma,
             vectors,
@@ -55,7 +57,7 @@ impl Shared {
         let generation = {
             let mut registers = lock(registers);
             registers.reset();
-            engines.iter().for_each(Control::stop);
+            self.stop_all();
             registers.generation()
         };
         // The function as the bus sees it; a reset by register is the driver's own affair.
@@ -67,6 +69,8 @@ impl Shared {
         }
         // From here on, engines get no permit for what they did before, and have none.
         dma.barrier();
+        faults.reset();
+        self.wake_contexts();
         let disconnected = cause == ResetCause::Disconnect;
         if disconnected {
             background.unmap(dma.unmap_all());

@@ -1,16 +1,109 @@
-//! Arithmetic of a ring's free-running indices.
+//! A queue's header and ring in guest RAM.
 
-/// Number of descriptors between `consumer` and `producer`, both modulo 2^32; `None` when the
+use std::sync::atomic::Ordering;
+
+use hmmgpu_contract::desc::Status;
+use hmmgpu_contract::queue::QueueHeader;
+
+use crate::command::Fault;
+use crate::dma::DmaView;
+
+/// A word of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Producer,
+    NeedKick,
+    Consumer,
+}
+
+impl Word {
+    const fn offset(self) -> u64 {
+        (match self {
+            Self::Producer => std::mem::offset_of!(QueueHeader, producer),
+            Self::NeedKick => std::mem::offset_of!(QueueHeader, need_kick),
+            Self::Consumer => std::mem::offset_of!(QueueHeader, consumer),
+        }) as u64
+    }
+}
+
+/// Where a queue lies. Whatever cannot be reached is `STATUS_QUEUE_UNREACHABLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ring {
+    /// DMA address of the header.
+    pub(crate) header: u64,
+    /// DMA address of the entries.
+    pub(crate) entries: u64,
+    /// log2 of their number.
+    pub(crate) log2: u32,
+}
+
+fn unreachable(fault: Fault) -> Fault {
+    Fault::at(Status::STATUS_QUEUE_UNREACHABLE, fault.address)
+}
+
+impl Ring {
+    pub(crate) fn load(&self, view: &DmaView<'_>, word: Word) -> Result<u32, Fault> {
+        view.load(self.header.wrapping_add(word.offset()), Ordering::Acquire)
+            .map(u32::from_le)
+            .map_err(unreachable)
+    }
+
+    pub(crate) fn store(&self, view: &DmaView<'_>, word: Word, value: u32) -> Result<(), Fault> {
+        let address = self.header.wrapping_add(word.offset());
+        view.store(address, value.to_le(), Ordering::Release)
+            .map_err(unreachable)
+    }
+
+    /// Number of entries that are ready behind `consumer`.
+    pub(crate) fn pending(&self, view: &DmaView<'_>, consumer: u32) -> Result<u32, Fault> {
+        let producer = self.load(view, Word::Producer)?;
+        pending(producer, consumer, self.log2)
+            .ok_or(Fault::at(Status::STATUS_BAD_PRODUCER, u64::from(producer)))
+    }
+
+    /// Number of entries that have room behind `producer`, in a queue to the driver.
+    pub(crate) fn room(&self, view: &DmaView<'_>, producer: u32) -> Result<u32, Fault> {
+        let consumer = self.load(view, Word::Consumer)?;
+        let pending = pending(producer, consumer, self.log2)
+            .ok_or(Fault::at(Status::STATUS_BAD_PRODUCER, u64::from(consumer)))?;
+        Ok((1 << self.log2) - pending)
+    }
+
+    /// Reads the entry of an index.
+    pub(crate) fn fetch<const SIZE: usize>(
+        &self,
+        view: &DmaView<'_>,
+        index: u32,
+    ) -> Result<[u8; SIZE], Fault> {
+        let mut entry = [0; SIZE];
+        let address = self.entries.wrapping_add(offset(index, self.log2, SIZE));
+        view.read(address, &mut entry).map_err(unreachable)?;
+        Ok(entry)
+    }
+
+    /// Writes the entry of an index.
+    pub(crate) fn put<const SIZE: usize>(
+        &self,
+        view: &DmaView<'_>,
+        index: u32,
+        entry: &[u8; SIZE],
+    ) -> Result<(), Fault> {
+        let address = self.entries.wrapping_add(offset(index, self.log2, SIZE));
+        view.write(address, entry).map_err(unreachable)
+    }
+}
+
+/// Number of entries between `consumer` and `producer`, both modulo 2^32; `None` when the
 /// producer is further ahead than the ring is long.
-pub(crate) fn pending(producer: u32, consumer: u32, ring_log2: u32) -> Option<u32> {
+fn pending(producer: u32, consumer: u32, ring_log2: u32) -> Option<u32> {
     let pending = producer.wrapping_sub(consumer);
     (pending <= 1 << ring_log2).then_some(pending)
 }
 
-/// Byte offset in the ring of the descriptor with index `index`.
-pub(crate) fn offset(index: u32, ring_log2: u32, descriptor_size: usize) -> u64 {
+/// Byte offset in the ring of the entry with index `index`.
+fn offset(index: u32, ring_log2: u32, entry_size: usize) -> u64 {
     let slot = index & ((1 << ring_log2) - 1);
-    u64::from(slot) * descriptor_size as u64
+    u64::from(slot) * entry_size as u64
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! inside, a worker takes no lock that anybody could wait with. Invalidations take no view.
 
 use std::cell::RefCell;
+use std::ops::AddAssign;
 
 use hmmgpu_contract::mmu::{FaultAccess, FaultReason, PT_LEVELS};
 use vm_memory::VolatileSlice;
@@ -15,18 +16,9 @@ use vm_memory::VolatileSlice;
 use super::gate::{Gate, Inside};
 use super::tlb::{Cached, Tlb};
 use super::walk::{MmuFault, walk};
-use crate::background::Background;
 use crate::command::Place;
-use crate::dma::{Access, DmaView};
-use crate::vram::Vram;
-
-/// All memory that an engine may touch under one permit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory<'a> {
-    pub(crate) view: &'a DmaView<'a>,
-    pub(crate) vram: &'a Vram,
-    pub(crate) background: &'a Background,
-}
+use crate::dma::Access;
+use crate::memory::Memory;
 
 /// How often accesses were translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +29,14 @@ pub(crate) struct MmuCounts {
     pub(crate) tlb_hits: u64,
     /// Walks through the page table.
     pub(crate) walks: u64,
+}
+
+impl AddAssign for MmuCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.translations += other.translations;
+        self.tlb_hits += other.tlb_hits;
+        self.walks += other.walks;
+    }
 }
 
 /// What there is while a context is enabled.
@@ -176,16 +176,11 @@ fn reach<'s>(
     cached.leaf.allows(access)?;
     let rest = cached.bytes - (address - cached.base);
     let len = len.min(usize::try_from(rest).unwrap_or(usize::MAX));
-    let slice = match cached.place(address) {
-        Place::System(address) => {
-            let slice = |access| memory.view.slice(address, len, access);
-            match access {
-                FaultAccess::FAULT_READ => slice(Access::Read),
-                FaultAccess::FAULT_WRITE => slice(Access::Write),
-                _ => slice(Access::Read).and_then(|_| slice(Access::Write)),
-            }
-        }
-        Place::Vram(offset) => memory.vram.slice(offset, len),
+    let slice = |access| memory.slice(cached.place(address), len, access);
+    let slice = match access {
+        FaultAccess::FAULT_READ => slice(Access::Read),
+        FaultAccess::FAULT_WRITE => slice(Access::Write),
+        _ => slice(Access::Read).and_then(|_| slice(Access::Write)),
     };
     slice.map_err(|_| FaultReason::FAULT_ADDRESS_UNREACHABLE)
 }

@@ -43,11 +43,7 @@ impl Cached {
 
     /// Where a virtual address is that it maps.
     pub(crate) fn place(&self, address: u64) -> Place {
-        let offset = address - self.leaf.base;
-        match self.leaf.place {
-            Place::System(base) => Place::System(base + offset),
-            Place::Vram(base) => Place::Vram(base + offset),
-        }
+        self.leaf.place.at(address - self.leaf.base)
     }
 }
 

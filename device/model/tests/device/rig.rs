@@ -19,6 +19,7 @@ pub(crate) fn device() -> Arc<Device> {
     let config = Config {
         vram_bytes: VRAM,
         copy_queues: 2,
+        ..Config::default()
     };
     Arc::new(Device::new(config).expect("device"))
 }

@@ -226,7 +226,7 @@ fn another_client_implementation_connects_vectors() {
 fn device() -> Device {
     Device::new(Config {
         vram_bytes: 64 << 20,
-        copy_queues: 1,
+        ..Config::default()
     })
     .expect("device")
 }

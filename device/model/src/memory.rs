@@ -1,0 +1,44 @@
+//! All memory that an engine may touch under one permit: guest RAM and VRAM.
+
+use vm_memory::VolatileSlice;
+
+use crate::background::Background;
+use crate::command::{Fault, Place};
+use crate::dma::{Access, DmaView};
+use crate::vram::Vram;
+
+/// Both apertures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory<'a> {
+    pub(crate) view: &'a DmaView<'a>,
+    pub(crate) vram: &'a Vram,
+    pub(crate) background: &'a Background,
+}
+
+impl<'a> Memory<'a> {
+    /// Whether all of a range can be accessed. VRAM in it is in use from now on.
+    pub(crate) fn check(self, place: Place, bytes: u64, access: Access) -> Result<(), Fault> {
+        match place {
+            Place::System(address) => self.view.check(address, bytes, access),
+            Place::Vram(offset) => {
+                self.vram.check(offset, bytes)?;
+                self.background.vram_used(offset, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The memory at a place: `len` bytes of VRAM, or at most that of guest RAM, up to the end of
+    /// its map.
+    pub(crate) fn slice(
+        self,
+        place: Place,
+        len: usize,
+        access: Access,
+    ) -> Result<VolatileSlice<'a, ()>, Fault> {
+        match place {
+            Place::System(address) => self.view.slice(address, len, access),
+            Place::Vram(offset) => self.vram.slice(offset, len),
+        }
+    }
+}

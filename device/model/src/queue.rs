@@ -1,0 +1,430 @@
+//! What copy engines and the invalidation engine have in common: one thread for each queue, which
+//! fetches descriptors, carries them out, and writes fences.
+//!
+//! Whatever an engine does to guest memory or VRAM happens under a *permit*: a view of the DMA
+//! map, taken while the queue's run is still the one that was started and the function may
+//! master the bus. Who ends a run, or takes bus mastering away, changes the flag first and then
+//! waits for the views that are out ([`DmaMap::barrier`](crate::dma::DmaMap::barrier)); from then
+//! on nothing of the old run can be written.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use hmmgpu_contract::desc::{Desc, Status};
+use hmmgpu_contract::queue::FenceRecord;
+use hmmgpu_telemetry::Record;
+
+use crate::clock::now_ns;
+use crate::command::{Fault, Fence};
+use crate::device::Shared;
+use crate::dma::{Access, DmaView};
+use crate::registers::{ErrorRecord, QueueSetup};
+use crate::ring::Word;
+
+/// Descriptors after which the consumer index is published at the latest.
+const PUBLISH_EVERY: u32 = 64;
+/// Records that are handed to telemetry at the latest.
+const RECORDS: usize = 256;
+/// Bounds of the time for which an idle engine polls before it sleeps. Polling longer would take
+/// a core from the guest's CPUs; waking takes 40 to 150 us.
+const POLL_MIN: Duration = Duration::from_micros(20);
+const POLL_MAX: Duration = Duration::from_micros(100);
+/// Pauses of the CPU between two looks at the producer index.
+const POLL_PAUSES: u32 = 8;
+
+/// What other threads tell an engine.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// The run that is allowed; 0: none.
+    run: AtomicU64,
+    setup: Mutex<Option<QueueSetup>>,
+    thread: OnceLock<Thread>,
+}
+
+impl Control {
+    /// Allows the run of `setup`, and no other.
+    pub(crate) fn start(&self, setup: QueueSetup) {
+        *self.setup.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup);
+        self.run.store(setup.run, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Allows no run. Accesses that have begun go on until a barrier of the DMA map.
+    pub(crate) fn stop(&self) {
+        self.run.store(0, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Makes a sleeping engine look around. A wake before it sleeps is not lost: the token stays.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    pub(crate) fn set_thread(&self, thread: Thread) {
+        // Called once, by the device that has just started the engine.
+        let _ = self.thread.set(thread);
+    }
+
+    /// Whether a run is allowed.
+    pub(crate) fn allows(&self, run: u64) -> bool {
+        self.run.load(Ordering::SeqCst) == run
+    }
+
+    /// The set-up of the run that is allowed.
+    pub(crate) fn allowed(&self) -> Option<QueueSetup> {
+        let setup = (*self.setup.lock().unwrap_or_else(PoisonError::into_inner))?;
+        self.allows(setup.run).then_some(setup)
+    }
+
+    /// A permit for a run; `None` while the function may not master the bus.
+    pub(crate) fn permit<'a>(
+        &self,
+        shared: &'a Shared,
+        run: u64,
+    ) -> Result<Option<DmaView<'a>>, Ended> {
+        self.permitted(shared, run, shared.dma.view())
+    }
+
+    /// The view, if memory may be touched now.
+    fn permitted<'a>(
+        &self,
+        shared: &'a Shared,
+        run: u64,
+        view: DmaView<'a>,
+    ) -> Result<Option<DmaView<'a>>, Ended> {
+        if self.allows(run) {
+            Ok(shared.may_master().then_some(view))
+        } else {
+            Err(Ended)
+        }
+    }
+}
+
+/// The run is not allowed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended;
+
+/// Why a run, or a descriptor, does not go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The run is not allowed any more.
+    Ended,
+    /// Something is wrong.
+    Fault(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Ended> for Stop {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+/// What a kind of engine does with its descriptors.
+pub(crate) trait Engine {
+    /// Carries out a descriptor. Whoever returns a fault has done nothing of it; it is told by the
+    /// next fence.
+    fn carry_out(&mut self, run: &mut Run<'_>, desc: &Desc) -> Result<(), Stop>;
+}
+
+/// Errors since the last fence.
+#[derive(Clone, Copy, Debug, Default)]
+struct FenceErrors {
+    first: Option<(Status, u32)>,
+    count: u32,
+}
+
+/// The thread of one queue.
+pub(crate) fn serve(shared: &Arc<Shared>, queue: u32, control: &Control, mut engine: impl Engine) {
+    let mut done = 0;
+    while !shared.shutting_down() {
+        match control.allowed() {
+            Some(setup) if setup.run != done => {
+                done = setup.run;
+                Run::new(shared, control, queue, setup).work(&mut engine);
+            }
+            _ => std::thread::park(),
+        }
+    }
+}
+
+/// One run: from the enabling of a queue until it is disabled, fails, or the device is reset.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) shared: &'a Shared,
+    control: &'a Control,
+    queue: u32,
+    setup: QueueSetup,
+    consumer: u32,
+    published: u32,
+    errors: FenceErrors,
+    records: Vec<Record>,
+    descriptors: u64,
+    poll: Duration,
+    /// End of the last descriptor, which is the beginning of the next while the ring is not
+    /// empty: one reading of the clock for each descriptor.
+    clock: u64,
+    /// How long permits were waited for since then, in nanoseconds.
+    waited: Cell<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn new(shared: &'a Shared, control: &'a Control, queue: u32, setup: QueueSetup) -> Self {
+        Self {
+            shared,
+            control,
+            queue,
+            setup,
+            consumer: 0,
+            published: 0,
+            errors: FenceErrors::default(),
+            records: Vec::with_capacity(RECORDS),
+            descriptors: 0,
+            poll: POLL_MAX,
+            clock: 0,
+            waited: Cell::new(0),
+        }
+    }
+
+    fn work(mut self, engine: &mut impl Engine) {
+        let Err(stop) = self.serve(engine);
+        if let Stop::Fault(fault) = stop {
+            self.shared
+                .log_queue_stop(self.queue, self.consumer, fault.status);
+            self.records.push(Record::Error {
+                status: fault.status,
+            });
+            self.report(fault, true);
+        }
+        self.flush();
+    }
+
+    /// A permit to touch memory. While the function may not master the bus, it waits.
+    pub(crate) fn permit(&self) -> Result<DmaView<'a>, Ended> {
+        let (control, run) = (self.control, self.setup.run);
+        if let Some(view) = self.shared.dma.try_view()
+            && let Some(view) = control.permitted(self.shared, run, view)?
+        {
+            return Ok(view);
+        }
+        let since = now_ns();
+        let permit = self.wait_for_permit();
+        let waited = now_ns().saturating_sub(since);
+        self.waited.set(self.waited.get().saturating_add(waited));
+        permit
+    }
+
+    fn wait_for_permit(&self) -> Result<DmaView<'a>, Ended> {
+        loop {
+            if let Some(view) = self.control.permit(self.shared, self.setup.run)? {
+                return Ok(view);
+            }
+            std::thread::park();
+        }
+    }
+
+    /// The time in which the engine was busy since the last call.
+    pub(crate) fn lap(&mut self) -> u64 {
+        let now = now_ns();
+        let busy = now
+            .saturating_sub(self.clock)
+            .saturating_sub(self.waited.take());
+        self.clock = now;
+        busy
+    }
+
+    fn serve(&mut self, engine: &mut impl Engine) -> Result<Infallible, Stop> {
+        self.store(Word::Consumer, 0)?;
+        self.store(Word::NeedKick, 0)?;
+        loop {
+            let pending = self.pending()?;
+            if pending == 0 {
+                self.idle()?;
+                continue;
+            }
+            self.lap();
+            for _ in 0..pending {
+                self.descriptor(engine)?;
+                if self.consumer.wrapping_sub(self.published) >= PUBLISH_EVERY {
+                    self.publish()?;
+                }
+            }
+            self.publish()?;
+            self.flush();
+        }
+    }
+
+    fn store(&self, word: Word, value: u32) -> Result<(), Stop> {
+        Ok(self.setup.ring.store(&self.permit()?, word, value)?)
+    }
+
+    /// Number of descriptors that are ready.
+    fn pending(&self) -> Result<u32, Stop> {
+        Ok(self.setup.ring.pending(&self.permit()?, self.consumer)?)
+    }
+
+    /// Publishes the consumer index.
+    fn publish(&mut self) -> Result<(), Stop> {
+        if self.published != self.consumer {
+            self.store(Word::Consumer, self.consumer)?;
+            self.published = self.consumer;
+        }
+        Ok(())
+    }
+
+    /// Polls for a while, then sleeps until the doorbell. Returns when there may be work.
+    fn idle(&mut self) -> Result<(), Stop> {
+        let since = Instant::now();
+        while since.elapsed() < self.poll {
+            if self.pending()? > 0 {
+                // It was worth it.
+                self.poll = (self.poll * 2).min(POLL_MAX);
+                return Ok(());
+            }
+            for _ in 0..POLL_PAUSES {
+                std::hint::spin_loop();
+            }
+        }
+        self.poll = (self.poll / 2).max(POLL_MIN);
+        self.store(Word::NeedKick, 1)?;
+        // Pairs with the driver's barrier between its store to `producer` and its load of
+        // `need_kick`: at least one side sees what the other has stored.
+        fence(Ordering::SeqCst);
+        if self.pending()? == 0 {
+            self.shared.telemetry.counters.engine_sleep();
+            std::thread::park();
+        }
+        self.store(Word::NeedKick, 0)
+    }
+
+    /// Fetches and carries out the descriptor at `consumer`.
+    fn descriptor(&mut self, engine: &mut impl Engine) -> Result<(), Stop> {
+        let entry = self.setup.ring.fetch(&self.permit()?, self.consumer)?;
+        self.descriptors += 1;
+        match engine.carry_out(self, &Desc::from_le_bytes(&entry)) {
+            Ok(()) => {}
+            Err(Stop::Fault(fault)) => {
+                let status = fault.status;
+                self.records.push(Record::Error { status });
+                self.failed(fault);
+            }
+            Err(Stop::Ended) => return Err(Stop::Ended),
+        }
+        self.consumer = self.consumer.wrapping_add(1);
+        if self.records.len() >= RECORDS {
+            self.flush();
+            self.lap();
+        }
+        Ok(())
+    }
+
+    /// The descriptor at `consumer` has failed: for the next fence, and for the registers.
+    pub(crate) fn failed(&mut self, fault: Fault) {
+        self.errors
+            .first
+            .get_or_insert((fault.status, self.consumer));
+        self.errors.count = self.errors.count.saturating_add(1);
+        self.report(fault, false);
+    }
+
+    /// Shows an error in the registers, and raises its interrupt.
+    fn report(&self, fault: Fault, fatal: bool) {
+        // The permit keeps an error of an ended run out of the registers of the next generation.
+        let Ok(_view) = self.permit() else { return };
+        let mut registers = self.shared.registers();
+        if fatal {
+            registers.queue_failed(self.queue, self.setup.run);
+        }
+        let causes = registers.record_error(ErrorRecord {
+            status: fault.status,
+            queue: self.queue,
+            index: self.consumer,
+            address: fault.address,
+        });
+        self.shared.raise(&registers, causes);
+    }
+
+    /// Writes a fence record, and raises the queue's interrupt if asked.
+    pub(crate) fn fence(&mut self, fence: Fence) -> Result<(), Stop> {
+        let Fence {
+            address,
+            sequence,
+            interrupt,
+        } = fence;
+        const SEQUENCE: usize = std::mem::offset_of!(FenceRecord, sequence);
+        const { assert!(SEQUENCE == 0, "the sequence is the first word") };
+        // Whoever has seen the fence finds in telemetry what came before it.
+        self.flush();
+        let (status, error_index) = self.errors.first.unwrap_or((Status::STATUS_OK, 0));
+        let record = FenceRecord {
+            sequence,
+            status: status.0,
+            errors: self.errors.count,
+            error_index,
+            reserved: 0,
+            time_ns: now_ns(),
+        };
+        let view = self.permit_or_abort()?;
+        view.check(address, FenceRecord::SIZE as u64, Access::Write)?;
+        let bytes = record.to_le_bytes();
+        let rest = address + size_of::<u64>() as u64;
+        view.write(rest, &bytes[size_of::<u64>()..])?;
+        // The fence's own slot was fetched, so it is done with: a driver that sees the fence finds
+        // the room that it and what came before it took.
+        let consumer = self.consumer.wrapping_add(1);
+        self.setup.ring.store(&view, Word::Consumer, consumer)?;
+        self.published = consumer;
+        // It cannot fail any more: the place was checked under this permit.
+        self.shared.telemetry.counters.fence();
+        let publish = || view.store(address, sequence.to_le(), Ordering::Release);
+        if interrupt {
+            // Under the lock, so that a driver that sees the fence also finds the cause set, and
+            // the interrupt raised once it has accessed any register.
+            let mut registers = self.shared.registers();
+            let causes = registers.queue_interrupt(self.queue);
+            publish()?;
+            self.shared.raise(&registers, causes);
+        } else {
+            publish()?;
+        }
+        self.errors = FenceErrors::default();
+        Ok(())
+    }
+
+    /// As [`Self::permit`]; without one the descriptor at `consumer` is told to telemetry as
+    /// aborted.
+    pub(crate) fn permit_or_abort(&mut self) -> Result<DmaView<'a>, Ended> {
+        self.permit().inspect_err(|Ended| {
+            let status = Status::STATUS_ABORTED;
+            self.records.push(Record::Error { status });
+        })
+    }
+
+    /// For telemetry.
+    pub(crate) fn record(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// Hands over what telemetry has not seen yet.
+    fn flush(&mut self) {
+        if self.descriptors > 0 || !self.records.is_empty() {
+            let generation = self.setup.generation;
+            self.shared
+                .telemetry
+                .record(generation, self.descriptors, &self.records);
+            self.descriptors = 0;
+            self.records.clear();
+        }
+    }
+}
