@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use hmmgpu_uapi::{ABI_VERSION, Migrate, Query, Stats};
+use hmmgpu_uapi::{ABI_VERSION, Advise, Migrate, Prefetch, Query, Stats, Submit, Wait};
 use rustix::io::Errno;
 
 use crate::sys::ioctl;
@@ -100,6 +100,44 @@ impl Device {
     pub(crate) fn to_system_raw(&self, mut request: Migrate) -> Outcome {
         let result = ioctl::to_system(self.file.as_fd(), &mut request);
         outcome(&request, result)
+    }
+
+    /// HMMGPU_IOC_SUBMIT as given; the job's number.
+    pub(crate) fn submit(&self, mut request: Submit) -> rustix::io::Result<u64> {
+        ioctl::submit(self.file.as_fd(), &mut request)?;
+        Ok(request.job)
+    }
+
+    /// HMMGPU_IOC_WAIT.
+    pub(crate) fn wait(&self, job: u64, timeout_ns: u64) -> rustix::io::Result<Wait> {
+        let mut request = Wait {
+            job,
+            timeout_ns,
+            ..Wait::default()
+        };
+        ioctl::wait(self.file.as_fd(), &mut request)?;
+        Ok(request)
+    }
+
+    /// HMMGPU_IOC_ADVISE as given.
+    pub(crate) fn advise(&self, request: Advise) -> rustix::io::Result<()> {
+        ioctl::advise(self.file.as_fd(), request)
+    }
+
+    /// HMMGPU_IOC_PREFETCH as given; the outputs, also of a request that failed.
+    pub(crate) fn prefetch(&self, mut request: Prefetch) -> (Prefetch, rustix::io::Result<()>) {
+        let result = ioctl::prefetch(self.file.as_fd(), &mut request);
+        (request, result)
+    }
+
+    /// The open file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The device behind an open file, as another program may have left it.
+    pub(crate) fn from_file(file: File) -> Device {
+        Device { file }
     }
 }
 

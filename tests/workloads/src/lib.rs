@@ -9,16 +9,19 @@
 mod bench;
 mod device;
 mod exec_code;
+mod gpu;
 mod hold_pages;
 mod pagemap;
 mod pattern;
 mod races;
 mod random_mix;
+mod reference;
 mod reload;
 mod rng;
 mod scenarios;
 mod size;
 mod stats;
+mod svm;
 mod sys;
 mod thp;
 
@@ -36,6 +39,41 @@ struct Program {
 }
 
 const PROGRAMS: &[Program] = &[
+    Program {
+        name: "svm-vector-add",
+        about: "Compute a * x + y with the GPU, on plain memory",
+        main: svm::vector_add::main,
+    },
+    Program {
+        name: "svm-atomic-counter",
+        about: "Increment one counter with CPU threads and the GPU at the same time",
+        main: svm::atomic_counter::main,
+    },
+    Program {
+        name: "svm-list",
+        about: "Follow a linked list that is larger than VRAM with the GPU",
+        main: svm::list::main,
+    },
+    Program {
+        name: "svm-fork",
+        about: "Fork in the middle of a job",
+        main: svm::fork::main,
+    },
+    Program {
+        name: "svm-checksum",
+        about: "Have the GPU read memory of every kind in one job",
+        main: svm::checksum::main,
+    },
+    Program {
+        name: "svm-two-gpus",
+        about: "Pass memory between two GPUs and the CPU",
+        main: svm::two_gpus::main,
+    },
+    Program {
+        name: "svm-mix",
+        about: "Jobs, touches, fork, mprotect, munmap and migration at random; verify every result",
+        main: random_mix::svm_main,
+    },
     Program {
         name: "hmmgpu-bench-guest",
         about: "Measure migration as a plan says; the guest half of `hmmgpu bench`",

@@ -53,6 +53,11 @@ pub(crate) fn nonzero_bytes(words: &[u64]) -> u64 {
     count(words.iter().map(|&found| (found, 0)))
 }
 
+/// Bytes of words that are not this one.
+pub(crate) fn bytes_unlike(words: &[u64], word: u64) -> u64 {
+    count(words.iter().map(|&found| (found, word)))
+}
+
 fn count(pairs: impl Iterator<Item = (u64, u64)>) -> u64 {
     pairs
         .map(|(found, expected)| {

@@ -1,6 +1,7 @@
 //! Random operations on memory that goes to and fro, from several processes that together hold
 //! more than VRAM does, with every byte verified.
 
+mod jobs;
 mod process;
 mod region;
 
@@ -17,10 +18,11 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Device};
+use crate::gpu::Gpu;
 use crate::sys::fork::{Child, Ended, fork};
 use crate::sys::memory::UNIT;
 use crate::{size, thp};
-use process::Process;
+use process::{Limit, Process, Setting};
 
 /// Migrate, touch, unmap, protect, fork, move and advise at random; verify every byte.
 ///
@@ -53,6 +55,54 @@ struct Args {
     trace: bool,
 }
 
+/// Jobs of the GPU, touches, fork, mprotect, munmap, mremap, advice and migration at random.
+///
+/// As hmmgpu-random-mix, and each process has jobs done by the GPU while it goes on: also while
+/// the memory that they use is touched, migrated, forked, protected, unmapped or moved. Every
+/// result is compared with the model; a job whose memory went away has to say so.
+#[derive(Debug, Parser)]
+#[command(
+    name = "svm-mix",
+    after_help = "Example: hmmgpu run --vram 64M -- svm-mix --minutes 10 --processes 4"
+)]
+struct SvmArgs {
+    /// Operations in all; the processes share them evenly.
+    #[arg(long, default_value_t = 1000, conflicts_with = "minutes")]
+    rounds: usize,
+    /// Go on for so many minutes instead.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Processes.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    processes: u32,
+    /// Seed of the sequence.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Memory of all processes together (such as 256M) [default: four times VRAM, or half of what
+    /// the guest has free if that is less].
+    #[arg(long, value_parser = size::parse)]
+    memory: Option<usize>,
+    /// Device node.
+    #[arg(long, visible_alias = "device", default_value = device::NODE)]
+    node: PathBuf,
+    /// Print every operation before it is done.
+    #[arg(long)]
+    trace: bool,
+}
+
+/// What is to be done, by either program.
+#[derive(Debug)]
+struct Plan {
+    program: &'static str,
+    limit: Limit,
+    processes: u32,
+    seed: u64,
+    memory: Option<usize>,
+    node: Option<PathBuf>,
+    jobs: bool,
+    trace: bool,
+}
+
 /// What a process, or all of them, did.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Counts {
@@ -68,6 +118,10 @@ struct Counts {
     collapse_refused: u64,
     /// Bytes compared.
     verified_bytes: u64,
+    /// Jobs by how they ended.
+    jobs: BTreeMap<String, u64>,
+    /// Faults that were resolved for them.
+    job_faults: u64,
 }
 
 impl Counts {
@@ -80,6 +134,10 @@ impl Counts {
         self.refused += other.refused;
         self.collapse_refused += other.collapse_refused;
         self.verified_bytes += other.verified_bytes;
+        for (name, count) in other.jobs {
+            *self.jobs.entry(name).or_default() += count;
+        }
+        self.job_faults += other.job_faults;
     }
 }
 
@@ -94,23 +152,58 @@ struct Summary {
     vram_bytes: u64,
     vram_free_before: u64,
     vram_free_after: u64,
+    contexts_before: u64,
+    contexts_after: u64,
     seconds: f64,
     ok: bool,
     #[serde(flatten)]
     counts: Counts,
 }
 
-/// Runs the program.
+/// Runs hmmgpu-random-mix.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let begin = Instant::now();
-    let device = if args.no_device {
-        None
-    } else {
-        Some(Device::open(&args.device)?)
+    run(&Plan {
+        program: "hmmgpu-random-mix",
+        limit: Limit::rounds(args.rounds, args.processes),
+        processes: args.processes,
+        seed: args.seed,
+        memory: args.memory,
+        node: (!args.no_device).then_some(args.device),
+        jobs: false,
+        trace: args.trace,
+    })
+}
+
+/// Runs svm-mix.
+pub(crate) fn svm_main(args: Vec<OsString>) -> Result<ExitCode> {
+    let args = SvmArgs::try_parse_from(args)?;
+    let limit = match args.minutes {
+        Some(minutes) => Limit::Until(
+            Instant::now()
+                .checked_add(Duration::try_from_secs_f64(minutes * 60.0)?)
+                .context("--minutes: that many cannot be counted")?,
+        ),
+        None => Limit::rounds(args.rounds, args.processes),
     };
-    let before = device.as_ref().map(Device::query).transpose()?;
-    let before = before.unwrap_or_default();
+    // A clear error, before there are processes.
+    drop(Gpu::open(&args.node)?);
+    run(&Plan {
+        program: "svm-mix",
+        limit,
+        processes: args.processes,
+        seed: args.seed,
+        memory: args.memory,
+        node: Some(args.node),
+        jobs: true,
+        trace: args.trace,
+    })
+}
+
+fn run(args: &Plan) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let device = args.node.as_deref().map(Device::open).transpose()?;
+    let before = device.as_ref().map(state).transpose()?.unwrap_or_default();
     let memory = match args.memory {
         Some(memory) => memory,
         None => default_memory(before.vram_bytes)?,
@@ -133,9 +226,8 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let mut children = Vec::new();
     for number in 0..args.processes {
         let (reader, writer) = rustix::pipe::pipe()?;
-        let rounds = args.rounds.div_ceil(args.processes as usize);
-        let child = fork(|| run_process(&args, number, rounds, share, writer.into()))
-            .context("cannot fork")?;
+        let child =
+            fork(|| run_process(args, number, share, writer.into())).context("cannot fork")?;
         children.push((number, child, File::from(reader)));
     }
     let mut counts = Counts::default();
@@ -146,8 +238,8 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
             Err(how) => {
                 ok = false;
                 eprintln!(
-                    "hmmgpu-random-mix: process {number} {how}; --seed {} --processes {} --rounds {} --memory {memory} repeats its operations, --trace prints them",
-                    args.seed, args.processes, args.rounds
+                    "{}: process {number} {how}; --seed {} --processes {} --memory {memory}, and as many rounds, repeat its operations, --trace prints them",
+                    args.program, args.seed, args.processes
                 );
             }
         }
@@ -156,26 +248,26 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
 
     let mut after = before;
     if let Some(device) = &device {
-        // Pages that were unmapped are freed by then, but the last of them may be on their way
+        // What processes had is free when they have ended, but the last of it may be on its way
         // through the kernel's deferred work.
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            after = device.query()?;
-            if after.vram_free_bytes == before.vram_free_bytes || Instant::now() > deadline {
+            after = state(device)?;
+            if after == before || Instant::now() > deadline {
                 break;
             }
             std::thread::yield_now();
         }
-        if after.vram_free_bytes != before.vram_free_bytes {
+        if after != before {
             ok = false;
             eprintln!(
-                "hmmgpu-random-mix: {} bytes of VRAM were free before, {} are free now",
-                before.vram_free_bytes, after.vram_free_bytes
+                "{}: the device was {before:?} before, and is {after:?} now",
+                args.program
             );
         }
     }
     let summary = Summary {
-        program: "hmmgpu-random-mix",
+        program: args.program,
         seed: args.seed,
         processes: args.processes,
         rounds: counts.operations.values().sum(),
@@ -183,6 +275,8 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         vram_bytes: before.vram_bytes,
         vram_free_before: before.vram_free_bytes,
         vram_free_after: after.vram_free_bytes,
+        contexts_before: before.contexts,
+        contexts_after: after.contexts,
         seconds: begin.elapsed().as_secs_f64(),
         ok,
         counts,
@@ -195,17 +289,38 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     })
 }
 
+/// What has to be as it was when all is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct State {
+    vram_bytes: u64,
+    vram_free_bytes: u64,
+    contexts: u64,
+}
+
+fn state(device: &Device) -> Result<State> {
+    let query = device.query()?;
+    Ok(State {
+        vram_bytes: query.vram_bytes,
+        vram_free_bytes: query.vram_free_bytes,
+        contexts: device.stats()?.contexts,
+    })
+}
+
 /// The child's side: runs its rounds, sends its counts, and returns its exit status.
-fn run_process(args: &Args, number: u32, rounds: usize, share: usize, mut out: File) -> i32 {
+fn run_process(args: &Plan, number: u32, share: usize, mut out: File) -> i32 {
     let mut run = || -> Result<()> {
-        // Its own open file: an inherited one is the scenarios' subject.
-        let device = if args.no_device {
-            None
-        } else {
-            Some(Device::open(&args.device)?)
-        };
-        let mut process = Process::new(args.seed, number, device, share, args.trace)?;
-        let result = process.run(rounds);
+        let mut process = Process::new(
+            Setting {
+                program: args.program,
+                seed: args.seed,
+                number,
+                node: args.node.clone(),
+                jobs: args.jobs,
+                trace: args.trace,
+            },
+            share,
+        )?;
+        let result = process.run(args.limit);
         if result.is_err() {
             process.print_history();
         }
@@ -216,7 +331,7 @@ fn run_process(args: &Args, number: u32, rounds: usize, share: usize, mut out: F
     match run() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("hmmgpu-random-mix: process {number}: {error:#}");
+            eprintln!("{}: process {number}: {error:#}", args.program);
             1
         }
     }

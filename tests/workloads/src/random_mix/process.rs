@@ -2,13 +2,17 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 
 use super::Counts;
+use super::jobs::{self, Jobs};
 use super::region::{Backing, Region};
 use crate::device::{Device, Outcome};
+use crate::gpu::{Gpu, Policy};
 use crate::rng::Rng;
 use crate::sys::fork::{Ended, fork};
 use crate::sys::memory::{Access, UNIT, UNIT_PAGES};
@@ -37,39 +41,88 @@ const OPERATIONS: &[(&str, usize)] = &[
     ("free", 4),
 ];
 
+/// What is done beside that when there are jobs.
+const JOB_OPERATIONS: &[(&str, usize)] = &[
+    ("gpu_fill", 24),
+    ("gpu_copy", 16),
+    ("gpu_checksum", 24),
+    ("gpu_count", 6),
+    ("gpu_advise", 6),
+    ("gpu_prefetch", 8),
+];
+
+/// How long to go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Limit {
+    /// For so many operations of each process.
+    Rounds(usize),
+    /// Until a moment.
+    Until(Instant),
+}
+
+impl Limit {
+    /// So many operations of all processes.
+    pub(super) fn rounds(rounds: usize, processes: u32) -> Limit {
+        Limit::Rounds(rounds.div_ceil(processes as usize))
+    }
+
+    fn reached(self, round: usize) -> bool {
+        match self {
+            Limit::Rounds(rounds) => round >= rounds,
+            Limit::Until(end) => Instant::now() >= end,
+        }
+    }
+}
+
+/// What a process is told.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    /// Name of the program, for messages.
+    pub(super) program: &'static str,
+    /// Seed of all processes.
+    pub(super) seed: u64,
+    /// Its number.
+    pub(super) number: u32,
+    /// The device, unless there is to be none.
+    pub(super) node: Option<PathBuf>,
+    /// Whether the GPU works, too.
+    pub(super) jobs: bool,
+    /// Whether to print operations before they are done.
+    pub(super) trace: bool,
+}
+
 /// One process.
 pub(super) struct Process {
-    number: u32,
+    setting: Setting,
     rng: Rng,
     device: Option<Device>,
+    jobs: Option<Jobs>,
     regions: Vec<Region>,
     histories: Vec<VecDeque<String>>,
     /// The region of the current operation.
     current: usize,
     next_slot: usize,
     counts: Counts,
-    trace: bool,
 }
 
 impl Process {
     /// A process whose regions together have `bytes`.
-    pub(super) fn new(
-        seed: u64,
-        number: u32,
-        device: Option<Device>,
-        bytes: usize,
-        trace: bool,
-    ) -> Result<Process> {
+    pub(super) fn new(setting: Setting, bytes: usize) -> Result<Process> {
+        let node = setting.node.as_deref();
+        let gpu = match node {
+            Some(node) if setting.jobs => Some(Gpu::open(node)?),
+            _ => None,
+        };
         let mut process = Process {
-            number,
-            rng: Rng::new(seed, u64::from(number)),
-            device,
+            rng: Rng::new(setting.seed, u64::from(setting.number)),
+            device: node.map(Device::open).transpose()?,
+            jobs: gpu.map(Jobs::new).transpose()?,
             regions: Vec::new(),
             histories: Vec::new(),
             current: 0,
             next_slot: 0,
             counts: Counts::default(),
-            trace,
+            setting,
         };
         let mut left = bytes / UNIT;
         while left > 0 {
@@ -93,12 +146,15 @@ impl Process {
         &self.counts
     }
 
-    /// Does so many operations, then verifies and unmaps everything.
-    pub(super) fn run(&mut self, rounds: usize) -> Result<()> {
-        for round in 0..rounds {
+    /// Does operations up to the limit, then verifies and unmaps everything.
+    pub(super) fn run(&mut self, limit: Limit) -> Result<()> {
+        let mut round = 0;
+        while !limit.reached(round) {
             self.operation(round)
                 .with_context(|| format!("round {round}, region {}", self.current))?;
+            round += 1;
         }
+        self.settle()?;
         for index in 0..self.regions.len() {
             self.current = index;
             let region = &mut self.regions[index];
@@ -115,8 +171,15 @@ impl Process {
     /// Prints what was done to the region that failed.
     pub(super) fn print_history(&self) {
         for line in &self.histories[self.current] {
-            eprintln!("hmmgpu-random-mix: process {}: {line}", self.number);
+            self.say(line);
         }
+    }
+
+    fn say(&self, text: &str) {
+        eprintln!(
+            "{}: process {}: {text}",
+            self.setting.program, self.setting.number
+        );
     }
 
     /// A place for a region: aligned to 2 MiB three times out of four.
@@ -159,8 +222,8 @@ impl Process {
             range.start,
             range.end
         );
-        if self.trace {
-            eprintln!("hmmgpu-random-mix: process {}: {line}", self.number);
+        if self.setting.trace {
+            self.say(&line);
         }
         let history = &mut self.histories[index];
         if history.len() == HISTORY {
@@ -169,9 +232,13 @@ impl Process {
         history.push_back(line);
         *self.counts.operations.entry(name.to_owned()).or_default() += 1;
 
+        self.make_way(name)?;
         match name {
             "to_device" => self.send(range)?,
             "to_system" => self.fetch(range)?,
+            "verify" if self.jobs.as_ref().is_some_and(|jobs| jobs.writes(index)) => {
+                self.regions[index].sample(range);
+            }
             "verify" => self.counts.verified_bytes += self.regions[index].verify(range)?,
             "write" => {
                 let seed = self.rng.next();
@@ -201,15 +268,95 @@ impl Process {
                 self.counts.collapse_refused += self.regions[index].collapse(all);
             }
             "free" => self.regions[index].free_lazily(range)?,
-            other => bail!("operation {other} is not known"),
+            other => self.job_operation(other, range)?,
         }
         Ok(())
     }
 
+    /// Waits for the job that is under way, or lets it meet what is about to be done.
+    fn make_way(&mut self, operation: &str) -> Result<()> {
+        let Some(jobs) = &mut self.jobs else {
+            return Ok(());
+        };
+        let settle = match operation {
+            // Where the memory is changes nothing for the job, nor do other looks at it.
+            "to_device" | "to_system" | "verify" | "collapse" | "fork" | "gpu_advise"
+            | "gpu_prefetch" | "gpu_count" => false,
+            "munmap" | "mprotect" | "mremap" if jobs.uses(self.current) => {
+                let settle = self.rng.one_in(2);
+                if !settle {
+                    jobs.disturb();
+                }
+                settle
+            }
+            "gpu_fill" | "gpu_copy" | "gpu_checksum" => true,
+            _ => jobs.uses(self.current),
+        };
+        if settle { self.settle() } else { Ok(()) }
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        match &mut self.jobs {
+            Some(jobs) => jobs.settle(&mut self.regions, &mut self.counts),
+            None => Ok(()),
+        }
+    }
+
+    /// What the GPU does.
+    fn job_operation(&mut self, name: &str, range: Range<usize>) -> Result<()> {
+        let index = self.current;
+        // What the GPU reads has to be known: what the kernel may drop at any time is written anew.
+        if matches!(name, "gpu_copy" | "gpu_checksum") {
+            for page in range.clone() {
+                let region = &mut self.regions[index];
+                if region.readable(page) && region.unsettled(page) {
+                    let seed = self.rng.next();
+                    region.write(page..page + 1, seed)?;
+                    if region.unsettled(page) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        let Some(jobs) = &mut self.jobs else {
+            bail!("operation {name} is not known");
+        };
+        match name {
+            "gpu_fill" => jobs.fill(&self.regions, index, range, self.rng.next()),
+            "gpu_checksum" => jobs.checksum(&self.regions, index, range),
+            "gpu_copy" => {
+                let other = self.rng.below(self.regions.len());
+                let room = self.regions[other].len();
+                let pages = range.len().min(room);
+                if other == index {
+                    return Ok(());
+                }
+                let first = self.rng.below(room - pages + 1);
+                let range = range.start..range.start + pages;
+                jobs.copy(&self.regions, (index, range), (other, first))
+            }
+            "gpu_count" => jobs.count_up(&mut self.rng),
+            "gpu_advise" => {
+                let policy = Policy::ALL[self.rng.below(Policy::ALL.len())];
+                jobs.advise(&self.regions[index], &range, policy)
+            }
+            "gpu_prefetch" => {
+                let write = self.rng.one_in(2);
+                jobs.prefetch(&self.regions[index], &range, write)
+            }
+            other => bail!("operation {other} is not known"),
+        }
+    }
+
     fn draw(&mut self) -> &'static str {
-        let sum = OPERATIONS.iter().map(|(_, weight)| weight).sum();
-        let mut ticket = self.rng.below(sum);
-        for &(name, weight) in OPERATIONS {
+        let jobs = if self.jobs.is_some() {
+            JOB_OPERATIONS
+        } else {
+            &[]
+        };
+        let all = || OPERATIONS.iter().chain(jobs);
+        let mut ticket = self.rng.below(all().map(|(_, weight)| weight).sum());
+        for &(name, weight) in all() {
             if ticket < weight {
                 return name;
             }
@@ -248,15 +395,12 @@ impl Process {
     /// A child verifies and writes its copy; then the parent's must be as before.
     fn fork(&mut self, range: Range<usize>) -> Result<()> {
         let seed = self.rng.next();
-        let migrate = self.rng.one_in(2);
+        let use_device = self.rng.one_in(2);
         let parent_checks = self.rng.one_in(2);
-        let child = fork(|| match self.in_child(range.clone(), seed, migrate) {
+        let child = fork(|| match self.in_child(range.clone(), seed, use_device) {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!(
-                    "hmmgpu-random-mix: forked child of process {}: {error:#}",
-                    self.number
-                );
+                self.say(&format!("forked child: {error:#}"));
                 1
             }
         })
@@ -265,7 +409,11 @@ impl Process {
             Ended::Code(0) => {}
             how => bail!("the forked child ended with {how:?}"),
         }
-        if parent_checks {
+        let known = !self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.writes(self.current));
+        if parent_checks && known {
             self.counts.verified_bytes += self.regions[self.current]
                 .verify(range)
                 .context("after a child wrote its copy")?;
@@ -273,19 +421,49 @@ impl Process {
         Ok(())
     }
 
-    fn in_child(&mut self, range: Range<usize>, seed: u64, migrate: bool) -> Result<()> {
-        if migrate {
+    fn in_child(&mut self, range: Range<usize>, seed: u64, use_device: bool) -> Result<()> {
+        // The parent's job is the parent's. What it has written here by now stays as it is.
+        let unknown = self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.writes(self.current));
+        let has_jobs = self.jobs.is_some();
+        if use_device {
+            // The parent's descriptor means the parent's memory.
+            self.device = self.setting.node.as_deref().map(Device::open).transpose()?;
             self.send(range.clone())
                 .context("in the child, before it touched its memory")?;
         }
         let region = &mut self.regions[self.current];
-        region
-            .verify(range.clone())
-            .context("as the child sees it")?;
-        region.write(range.clone(), seed)?;
-        region
-            .verify(range)
-            .context("what the child wrote")
-            .map(drop)
+        if unknown {
+            let first = region.sample(range.clone());
+            std::thread::yield_now();
+            let second = region.sample(range.clone());
+            ensure!(first == second, "the parent's job writes to the child");
+            region.overwrite(range.clone(), seed);
+        } else {
+            region
+                .verify(range.clone())
+                .context("as the child sees it")?;
+            region.write(range.clone(), seed)?;
+            region
+                .verify(range.clone())
+                .context("what the child wrote")?;
+        }
+        let node = self
+            .setting
+            .node
+            .as_deref()
+            .filter(|_| has_jobs && use_device);
+        if let Some(node) = node {
+            let gpu = Gpu::open(node)?;
+            let writable = |page: &usize| region.writable(*page);
+            if let Some(first) = range.clone().find(writable) {
+                let count = (first..range.end).take_while(writable).count();
+                jobs::reads_right(&gpu, region, first..first + count)
+                    .context("in the child, what the child wrote")?;
+            }
+        }
+        Ok(())
     }
 }

@@ -5,16 +5,34 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail};
 
 use crate::pattern;
-use crate::sys::memory::{Access, Advice, Memory, PAGE};
+use crate::sys::memory::{Access, Advice, Memory, PAGE, WORDS};
 
 /// What a page must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
+pub(super) enum Content {
     Zero,
     /// The pattern of this base.
     Pattern(u64),
     /// The pattern, or zero if the kernel has dropped it: MADV_FREE.
     PatternOrZero(u64),
+    /// This word, repeated.
+    Repeated(u64),
+    /// The same, or zero if the kernel has dropped it.
+    RepeatedOrZero(u64),
+}
+
+impl Content {
+    /// The words of a page that holds it; `None` when more than one content is possible.
+    pub(super) fn words(self) -> Option<[u64; WORDS]> {
+        let mut words = [0; WORDS];
+        match self {
+            Content::Zero => {}
+            Content::Pattern(base) => pattern::fill(&mut words, base),
+            Content::Repeated(word) => words.fill(word),
+            Content::PatternOrZero(_) | Content::RepeatedOrZero(_) => return None,
+        }
+        Some(words)
+    }
 }
 
 /// The model of a page; `None` in the region's list when it is not mapped.
@@ -113,20 +131,25 @@ impl Region {
     fn check(&self, page: usize, content: Content, skip: usize) -> Result<Content> {
         let words = &self.memory.words(page)[skip..];
         let pattern = |base| pattern::differing_bytes(words, pattern::word(base, skip));
+        if matches!(
+            content,
+            Content::PatternOrZero(_) | Content::RepeatedOrZero(_)
+        ) && pattern::nonzero_bytes(words) == 0
+        {
+            return Ok(Content::Zero);
+        }
         let wrong = match content {
             Content::Zero => pattern::nonzero_bytes(words),
-            Content::Pattern(base) => pattern(base),
-            Content::PatternOrZero(base) => {
-                if pattern::nonzero_bytes(words) == 0 {
-                    return Ok(Content::Zero);
-                }
-                pattern(base)
+            Content::Pattern(base) | Content::PatternOrZero(base) => pattern(base),
+            Content::Repeated(word) | Content::RepeatedOrZero(word) => {
+                pattern::bytes_unlike(words, word)
             }
         };
         if wrong != 0 {
             let found = &words[..4];
             let expected = match content {
                 Content::Zero => 0,
+                Content::Repeated(word) | Content::RepeatedOrZero(word) => word,
                 Content::Pattern(base) | Content::PatternOrZero(base) => pattern::word(base, skip),
             };
             bail!(
@@ -135,6 +158,56 @@ impl Region {
             );
         }
         Ok(content)
+    }
+
+    /// Writes a new pattern to the pages that can be written, whatever they hold now.
+    pub(super) fn overwrite(&mut self, range: Range<usize>, seed: u64) {
+        for page in range {
+            let Some(model) = &mut self.pages[page] else {
+                continue;
+            };
+            if model.access == Access::Write {
+                let base = pattern::page_base(seed, page);
+                pattern::fill(self.memory.words_mut(page), base);
+                model.content = Content::Pattern(base);
+            }
+        }
+    }
+
+    /// What the pages that can be read begin with.
+    pub(super) fn sample(&self, range: Range<usize>) -> Vec<u64> {
+        let readable = range.filter(|&page| self.readable(page));
+        readable.map(|page| self.memory.touch(page)).collect()
+    }
+
+    /// Whether more than one content of a page is possible.
+    pub(super) fn unsettled(&self, page: usize) -> bool {
+        matches!(
+            self.content(page),
+            Some(Content::PatternOrZero(_) | Content::RepeatedOrZero(_))
+        )
+    }
+
+    /// Whether a page may be read.
+    pub(super) fn readable(&self, page: usize) -> bool {
+        self.pages[page].is_some_and(|page| page.access != Access::None)
+    }
+
+    /// Whether a page may be written.
+    pub(super) fn writable(&self, page: usize) -> bool {
+        self.pages[page].is_some_and(|page| page.access == Access::Write)
+    }
+
+    /// What a page must hold, if it is mapped.
+    pub(super) fn content(&self, page: usize) -> Option<Content> {
+        self.pages[page].map(|page| page.content)
+    }
+
+    /// A page was written by somebody else.
+    pub(super) fn written(&mut self, page: usize, content: Content) {
+        if let Some(page) = &mut self.pages[page] {
+            page.content = content;
+        }
     }
 
     pub(super) fn unmap(&mut self, range: Range<usize>) -> Result<()> {
@@ -195,9 +268,11 @@ impl Region {
                 .advise(run.clone(), Advice::Free)
                 .context("MADV_FREE failed")?;
             for page in self.pages[run].iter_mut().flatten() {
-                if let Content::Pattern(base) = page.content {
-                    page.content = Content::PatternOrZero(base);
-                }
+                page.content = match page.content {
+                    Content::Pattern(base) => Content::PatternOrZero(base),
+                    Content::Repeated(word) => Content::RepeatedOrZero(word),
+                    other => other,
+                };
             }
         }
         Ok(())

@@ -6,11 +6,12 @@ use std::io::{Read, Write};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::setup::{Filled, Setup};
+use crate::pagemap;
 use crate::sys::fork::{Child, Ended, fork};
-use crate::sys::memory::{UNIT, UNIT_PAGES};
+use crate::sys::memory::{PAGE, UNIT_PAGES};
 
 /// Forks; the child fails with a message when `check` does.
-fn child(check: impl FnOnce() -> Result<()>) -> Result<Child> {
+pub(super) fn child(check: impl FnOnce() -> Result<()>) -> Result<Child> {
     fork(|| match check() {
         Ok(()) => 0,
         Err(error) => {
@@ -21,7 +22,7 @@ fn child(check: impl FnOnce() -> Result<()>) -> Result<Child> {
     .context("cannot fork")
 }
 
-fn succeeded(child: Child) -> Result<()> {
+pub(super) fn succeeded(child: Child) -> Result<()> {
     match child.wait()? {
         Ended::Code(0) => Ok(()),
         how => bail!("the child ended with {how:?}"),
@@ -80,7 +81,7 @@ pub(super) fn forked_child_faults_pages_home(setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn inherited_device_serves_the_caller(setup: &Setup) -> Result<()> {
+pub(super) fn inherited_device_means_the_opener(setup: &Setup) -> Result<()> {
     for order in [0, 9] {
         let mut filled = setup.filled(order, 2)?;
         let inheritor = child(|| {
@@ -89,10 +90,17 @@ pub(super) fn inherited_device_serves_the_caller(setup: &Setup) -> Result<()> {
             filled.fill(filled.all());
             let outcome = setup.device.to_device(&filled.memory, filled.all());
             let outcome = outcome.complete("MIGRATE_TO_DEVICE")?;
-            ensure!(outcome.moved == 2 * UNIT as u64, "{outcome:?}");
+            ensure!(outcome.moved > 0, "{outcome:?}");
+            let away = pagemap::away(&filled.memory, filled.all())?;
+            ensure!(away == 0, "{away} pages of the child are on the device");
             filled.verify(filled.all())
         })?;
         succeeded(inheritor).with_context(|| format!("order {order}"))?;
+        let away = pagemap::away(&filled.memory, filled.all())?;
+        ensure!(
+            away > UNIT_PAGES,
+            "order {order}: only {away} pages of the process that opened the device are there"
+        );
         filled.verify(filled.all())?;
     }
     Ok(())
@@ -104,7 +112,7 @@ pub(super) fn killed_in_the_middle(setup: &Setup) -> Result<()> {
         let filled = setup.filled(order, 4)?;
         let (reader, writer) = rustix::pipe::pipe()?;
         let (mut reader, mut writer) = (File::from(reader), File::from(writer));
-        let victim = child(|| to_and_fro(setup, &filled, &mut writer))?;
+        let victim = child(|| to_and_fro(&setup.reopened()?, &filled, &mut writer))?;
         drop(writer);
         // It says so before every call; the kill lands in one of the first.
         let mut said = vec![0; 1 + turn];
@@ -140,14 +148,15 @@ pub(super) fn exit_frees_vram(setup: &Setup) -> Result<()> {
     for order in [0, 9] {
         let mut filled = setup.filled(order, 2)?;
         let leaver = child(|| {
+            let setup = setup.reopened()?;
             filled.seed += 1;
             filled.fill(filled.all());
             setup.send(&filled, filled.all())?;
             // Half of a folio has come home by the end.
             if order == 9 {
-                setup.fetch(&filled.memory, 0..100, 100 * crate::sys::memory::PAGE)?;
+                setup.fetch(&filled.memory, 0..100, 100 * PAGE)?;
             }
-            let away = crate::pagemap::away(&filled.memory, filled.all())?;
+            let away = pagemap::away(&filled.memory, filled.all())?;
             ensure!(
                 away >= 2 * UNIT_PAGES - 100,
                 "{away} pages are on the device"

@@ -118,8 +118,8 @@ const SCENARIOS: &[Scenario] = &[
         fork::forked_child_faults_pages_home,
     ),
     (
-        "inherited_device_serves_the_caller",
-        fork::inherited_device_serves_the_caller,
+        "inherited_device_means_the_opener",
+        fork::inherited_device_means_the_opener,
     ),
     ("killed_in_the_middle", fork::killed_in_the_middle),
     ("exit_frees_vram", fork::exit_frees_vram),

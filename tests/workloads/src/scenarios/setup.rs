@@ -2,13 +2,15 @@
 //! comparisons.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hmmgpu_uapi::Stats;
 
 use crate::device::{Device, Outcome};
+use crate::gpu::Gpu;
 use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES};
 use crate::{pagemap, pattern, thp};
 
@@ -27,8 +29,9 @@ impl std::error::Error for Skip {}
 /// The device and the kernel's controls.
 #[derive(Debug)]
 pub(super) struct Setup {
+    node: PathBuf,
     pub(super) device: Device,
-    pub(super) controls: thp::Controls,
+    pub(super) controls: Rc<thp::Controls>,
 }
 
 /// Memory with a pattern.
@@ -64,9 +67,24 @@ fn insist(bytes: u64, mut request: impl FnMut() -> Result<Outcome>) -> Result<Ou
 impl Setup {
     pub(super) fn new(node: &Path) -> Result<Setup> {
         Ok(Setup {
+            node: node.to_owned(),
             device: Device::open(node)?,
-            controls: thp::Controls::take()?,
+            controls: Rc::new(thp::Controls::take()?),
         })
+    }
+
+    /// The same for a forked child: an inherited device means the memory of the parent.
+    pub(super) fn reopened(&self) -> Result<Setup> {
+        Ok(Setup {
+            node: self.node.clone(),
+            device: Device::open(&self.node)?,
+            controls: self.controls.clone(),
+        })
+    }
+
+    /// A GPU for jobs on this process's memory.
+    pub(super) fn gpu(&self) -> Result<Gpu> {
+        Gpu::open(&self.node)
     }
 
     /// Memory of whole units in folios of this order, really, with a pattern.

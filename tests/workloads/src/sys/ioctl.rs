@@ -6,7 +6,8 @@
 use std::os::fd::BorrowedFd;
 
 use hmmgpu_uapi::{
-    MARK, MIGRATE_TO_DEVICE, MIGRATE_TO_SYSTEM, Mark, Migrate, QUERY, Query, STATS, Stats,
+    ADVISE, Advise, MARK, MIGRATE_TO_DEVICE, MIGRATE_TO_SYSTEM, Mark, Migrate, PREFETCH, Prefetch,
+    QUERY, Query, STATS, SUBMIT, Stats, Submit, WAIT, Wait,
 };
 use rustix::io::Result;
 use rustix::ioctl::{Getter, Setter, Updater, ioctl};
@@ -48,6 +49,38 @@ pub(crate) fn to_system(fd: BorrowedFd<'_>, request: &mut Migrate) -> Result<()>
         ioctl(
             fd,
             Updater::<{ MIGRATE_TO_SYSTEM.request() }, Migrate>::new(request),
+        )
+    }
+}
+
+/// HMMGPU_IOC_SUBMIT.
+pub(crate) fn submit(fd: BorrowedFd<'_>, request: &mut Submit) -> Result<()> {
+    // SAFETY: the driver reads and writes a structure of this number's size. The job accesses the
+    // memory that it names as another thread would. Callers name memory that they borrow until
+    // the job has ended, or memory of mappings that they own as a whole, to which they keep no
+    // reference meanwhile but from which they read and write anew after the job.
+    unsafe { ioctl(fd, Updater::<{ SUBMIT.request() }, Submit>::new(request)) }
+}
+
+/// HMMGPU_IOC_WAIT.
+pub(crate) fn wait(fd: BorrowedFd<'_>, request: &mut Wait) -> Result<()> {
+    // SAFETY: the driver reads and writes a structure of this number's size.
+    unsafe { ioctl(fd, Updater::<{ WAIT.request() }, Wait>::new(request)) }
+}
+
+/// HMMGPU_IOC_ADVISE.
+pub(crate) fn advise(fd: BorrowedFd<'_>, request: Advise) -> Result<()> {
+    // SAFETY: the driver reads a structure of this number's size; no content changes.
+    unsafe { ioctl(fd, Setter::<{ ADVISE.request() }, Advise>::new(request)) }
+}
+
+/// HMMGPU_IOC_PREFETCH. The outputs are written on errors, too.
+pub(crate) fn prefetch(fd: BorrowedFd<'_>, request: &mut Prefetch) -> Result<()> {
+    // SAFETY: as `to_device`.
+    unsafe {
+        ioctl(
+            fd,
+            Updater::<{ PREFETCH.request() }, Prefetch>::new(request),
         )
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 
 /// Bytes of a page.
 pub(crate) const PAGE: usize = 4096;
@@ -116,6 +117,38 @@ impl Memory {
         Ok(Memory { address, len })
     }
 
+    /// Anonymous memory that forked children share.
+    pub(crate) fn shared(len: usize) -> io::Result<Memory> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let address = map(0, len, Access::Write, flags, -1)?;
+        Ok(Memory { address, len })
+    }
+
+    /// Memory of the kernel's pool of huge pages, of its default size.
+    pub(crate) fn hugetlb(len: usize) -> io::Result<Memory> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        let address = map(0, len, Access::Write, flags, -1)?;
+        Ok(Memory { address, len })
+    }
+
+    /// Maps a file's beginning in the place of some pages, shared or private.
+    pub(crate) fn map_file(
+        &mut self,
+        pages: Range<usize>,
+        file: BorrowedFd<'_>,
+        shared: bool,
+    ) -> io::Result<()> {
+        let (address, len) = self.part(&pages);
+        unmap(address, len)?;
+        let kind = if shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let flags = kind | libc::MAP_FIXED_NOREPLACE;
+        map(address, len, Access::Write, flags, file.as_raw_fd()).map(drop)
+    }
+
     /// First address.
     pub(crate) fn address(&self) -> usize {
         self.address
@@ -150,6 +183,13 @@ impl Memory {
         assert!(page < self.pages());
         // SAFETY: as in `words`; `&mut self` makes the reference the only one.
         unsafe { std::slice::from_raw_parts_mut((self.address + page * PAGE) as *mut u64, WORDS) }
+    }
+
+    /// A word of a page, for use by several threads and a GPU at once.
+    pub(crate) fn atomic(&self, page: usize, word: usize) -> &AtomicU64 {
+        assert!(page < self.pages() && word < WORDS);
+        // SAFETY: as in `words`; the word is aligned, and whoever else uses it does so atomically.
+        unsafe { AtomicU64::from_ptr((self.address + page * PAGE + word * 8) as *mut u64) }
     }
 
     /// The words of some pages, to write.
