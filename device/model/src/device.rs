@@ -21,6 +21,7 @@ use hmmgpu_telemetry::snapshot::Snapshot;
 
 use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
+use crate::compute::{self, Compute};
 use crate::config_space::{CONFIG_SIZE, ConfigSpace};
 use crate::dma::{DmaError, DmaMap, DmaMapping, DmaView};
 use crate::engine::CopyEngine;
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) invalidation: Control,
     pub(crate) faults: FaultQueue,
     pub(crate) contexts: Vec<Context>,
+    pub(crate) compute: Compute,
     pub(crate) shutdown: AtomicBool,
     // Set by the transport.
     pub(crate) dma: DmaMap,
@@ -160,7 +162,14 @@ impl Shared {
 
     /// Makes the compute engines look at a context: its ring, its fault, whether it may go on.
     pub(crate) fn wake_context(&self, context: u32) {
-        let _ = context;
+        self.compute.wake(context);
+    }
+
+    /// Counts the contexts that are enabled. Under the lock of the registers.
+    pub(crate) fn count_contexts(&self) {
+        let enabled = |context: &&Context| !context.control.allows(0);
+        let now = self.contexts.iter().filter(enabled).count();
+        self.telemetry.counters.contexts_enabled(now as u64);
     }
 
     /// Logs, now and then, that a queue or context was stopped by an error.
@@ -266,6 +275,9 @@ impl Shared {
                 Effect::Stop(queue) => self.control(queue).stop(),
                 _ => {}
             }
+            if matches!(effect, Effect::Start(..) | Effect::Stop(_)) {
+                self.count_contexts();
+            }
             effect
         };
         self.carry_out(effect, BAR_REGISTERS, offset);
@@ -337,6 +349,7 @@ impl Device {
             invalidation: Control::default(),
             faults: FaultQueue::default(),
             contexts: (0..contexts).map(|_| Context::new()).collect(),
+            compute: Compute::new(contexts),
             shutdown: AtomicBool::new(false),
             dma: DmaMap::default(),
             vectors: Vectors::new(),
@@ -362,6 +375,14 @@ impl Device {
             device
                 .serve(name, INVALIDATION_QUEUE, InvalidationEngine)
                 .map_err(host("a thread for the invalidation engine"))?;
+            for engine in 0..compute_engines {
+                let shared = device.shared.clone();
+                let thread = std::thread::Builder::new()
+                    .name(format!("hmmgpu-compute{engine}"))
+                    .spawn(move || compute::serve(&shared))
+                    .map_err(host("a thread for a compute engine"))?;
+                device.engines.push(thread);
+            }
         }
         Ok(device)
     }
@@ -532,6 +553,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.shared.shutdown.store(true, Ordering::SeqCst);
         self.shared.stop_all();
+        self.shared.compute.shut_down();
         for engine in self.engines.drain(..) {
             // A panic of the thread has been reported by the panic hook already.
             let _ = engine.join();

@@ -42,6 +42,7 @@ impl Shared {
             invalidation: _,
             faults,
             contexts: _,
+            compute: _, // by wake_contexts
             shutdown: _,
             dma,
             vectors,
@@ -58,6 +59,7 @@ impl Shared {
             let mut registers = lock(registers);
             registers.reset();
             self.stop_all();
+            self.count_contexts();
             registers.generation()
         };
         // The function as the bus sees it; a reset by register is the driver's own affair.

@@ -520,9 +520,8 @@ mod tests {
         counters.translated(1, 1, 0);
         counters.invalidation();
         counters.fault_queue_full();
-        counters.context_enabled();
-        counters.context_enabled();
-        counters.context_disabled();
+        counters.contexts_enabled(2);
+        counters.contexts_enabled(1);
         let snapshot = telemetry.snapshot(0, 0);
         let mmu = &snapshot.mmu;
         assert_eq!((mmu.translations, mmu.tlb_hits, mmu.walks), (11, 7, 4));

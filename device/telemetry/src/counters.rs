@@ -92,15 +92,10 @@ impl Counters {
         self.walks.load(Ordering::Relaxed)
     }
 
-    /// A context was enabled.
-    pub fn context_enabled(&self) {
-        let now = self.contexts.fetch_add(1, Ordering::Relaxed) + 1;
+    /// So many contexts are enabled now.
+    pub fn contexts_enabled(&self, now: u64) {
+        self.contexts.store(now, Ordering::Relaxed);
         self.contexts_peak.fetch_max(now, Ordering::Relaxed);
-    }
-
-    /// A context that was enabled is not any more.
-    pub fn context_disabled(&self) {
-        self.contexts.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn contexts(&self) -> u64 {

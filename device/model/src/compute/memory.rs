@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultAccess;
 use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
@@ -12,7 +11,7 @@ use crate::mmu::MmuFault;
 
 /// Why a job cannot go on from where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum Halt {
     /// The address space does not allow an access. It may do so later.
     Fault(MmuFault),
     /// The job names a DMA address that cannot be accessed.
@@ -21,7 +20,7 @@ pub(crate) enum Stop {
     Misaligned,
 }
 
-impl From<MmuFault> for Stop {
+impl From<MmuFault> for Halt {
     fn from(fault: MmuFault) -> Self {
         Self::Fault(fault)
     }
@@ -37,24 +36,24 @@ pub(crate) trait Memory<'m> {
         address: u64,
         len: usize,
         access: FaultAccess,
-    ) -> Result<VolatileSlice<'m>, Stop>;
+    ) -> Result<VolatileSlice<'m>, Halt>;
 
     /// The same from a DMA address on.
-    fn dma(&mut self, address: u64, len: usize, access: Access) -> Result<VolatileSlice<'m>, Stop>;
+    fn dma(&mut self, address: u64, len: usize, access: Access) -> Result<VolatileSlice<'m>, Halt>;
 }
 
 /// The word at the beginning of a slice that was asked for at an aligned address.
-pub(crate) fn load<T: AtomicAccess>(slice: &VolatileSlice<'_>) -> Result<T, Stop> {
+pub(crate) fn load<T: AtomicAccess>(slice: &VolatileSlice<'_>) -> Result<T, Halt> {
     slice
         .load(0, Ordering::Relaxed)
-        .map_err(|_| Stop::Misaligned)
+        .map_err(|_| Halt::Misaligned)
 }
 
 /// Stores the word at the beginning of a slice that was asked for at an aligned address.
-pub(crate) fn store<T: AtomicAccess>(slice: &VolatileSlice<'_>, word: T) -> Result<(), Stop> {
+pub(crate) fn store<T: AtomicAccess>(slice: &VolatileSlice<'_>, word: T) -> Result<(), Halt> {
     slice
         .store(word, 0, Ordering::Relaxed)
-        .map_err(|_| Stop::Misaligned)
+        .map_err(|_| Halt::Misaligned)
 }
 
 /// Elements one after the other: the piece that the last one was in is kept for the next.
@@ -80,7 +79,7 @@ impl<'m> Stream<'m> {
         address: u64,
         size: usize,
         ahead: usize,
-    ) -> Result<VolatileSlice<'m>, Stop> {
+    ) -> Result<VolatileSlice<'m>, Halt> {
         let offset = address.wrapping_sub(self.begin);
         if let Some(piece) = &self.piece
             && let Ok(offset) = usize::try_from(offset)
@@ -89,20 +88,9 @@ impl<'m> Stream<'m> {
             return Ok(element);
         }
         let piece = memory.slice(address, ahead.max(size), self.access)?;
-        let element = piece.subslice(0, size).map_err(|_| Stop::Misaligned)?;
+        let element = piece.subslice(0, size).map_err(|_| Halt::Misaligned)?;
         self.begin = address;
         self.piece = Some(piece);
         Ok(element)
-    }
-}
-
-impl Stop {
-    /// The status with which a job ends that is stopped for good by it.
-    pub(crate) fn status(self) -> Status {
-        match self {
-            Self::Fault(_) => Status::STATUS_FAULT,
-            Self::Dma(fault) => fault.status,
-            Self::Misaligned => Status::STATUS_MISALIGNED,
-        }
     }
 }

@@ -4,11 +4,12 @@ use hmmgpu_contract::mmu::FaultAccess;
 use vm_memory::VolatileSlice;
 
 use super::{COMPUTE_STEP, COPY_STEP, PIECE, Progress, Scratch, Step, length};
-use crate::compute::memory::{Memory, Stop};
+use crate::compute::memory::{Halt, Memory};
 use crate::copy::{copy, copy_from_buffer};
 use crate::dma::Access;
 
 /// FILL.
+#[derive(Debug)]
 pub(crate) struct Fill {
     pub(crate) dst: u64,
     pub(crate) count: u64,
@@ -21,7 +22,7 @@ impl Fill {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + COPY_STEP);
         // Pieces begin anywhere; the pattern has to begin with the byte that is due there.
         let mut phase = None;
@@ -59,7 +60,7 @@ impl Side {
         offset: u64,
         len: usize,
         access: Access,
-    ) -> Result<VolatileSlice<'m>, Stop> {
+    ) -> Result<VolatileSlice<'m>, Halt> {
         match (self, access) {
             (Self::Virtual(base), Access::Read) => {
                 memory.slice(base + offset, len, FaultAccess::FAULT_READ)
@@ -73,6 +74,7 @@ impl Side {
 }
 
 /// COPY.
+#[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) dst: Side,
     pub(crate) src: Side,
@@ -84,7 +86,7 @@ impl Copy {
         &self,
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + COPY_STEP);
         while progress.done < end {
             let want = length(end - progress.done);
@@ -98,6 +100,7 @@ impl Copy {
 }
 
 /// COMPARE. Ends at the first difference, which counts as done.
+#[derive(Debug)]
 pub(crate) struct Compare {
     pub(crate) dst: u64,
     pub(crate) src: u64,
@@ -110,7 +113,7 @@ impl Compare {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + COMPUTE_STEP);
         while progress.done < end {
             let want = length(end - progress.done).min(PIECE);

@@ -3,7 +3,7 @@
 use hmmgpu_contract::mmu::FaultAccess;
 
 use super::{ELEMENT_STEP, Progress, Step, length};
-use crate::compute::memory::{Memory, Stop, Stream, load, store};
+use crate::compute::memory::{Halt, Memory, Stream, load, store};
 
 const INDEX: u64 = size_of::<u32>() as u64;
 const WORD: u64 = size_of::<u64>() as u64;
@@ -20,13 +20,14 @@ fn index<'m>(
     base: u64,
     done: u64,
     left: u64,
-) -> Result<u32, Stop> {
+) -> Result<u32, Halt> {
     let address = base + done * INDEX;
     let slot = stream.element(memory, address, size_of::<u32>(), length(left * INDEX))?;
     load::<u32>(&slot).map(u32::from_le)
 }
 
 /// GATHER.
+#[derive(Debug)]
 pub(crate) struct Gather {
     pub(crate) dst: u64,
     pub(crate) src: u64,
@@ -39,7 +40,7 @@ impl Gather {
         &self,
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + ELEMENT_STEP);
         let mut indices = Stream::new(FaultAccess::FAULT_READ);
         let mut target = Stream::new(FaultAccess::FAULT_WRITE);
@@ -58,6 +59,7 @@ impl Gather {
 }
 
 /// SCATTER.
+#[derive(Debug)]
 pub(crate) struct Scatter {
     pub(crate) dst: u64,
     pub(crate) src: u64,
@@ -70,7 +72,7 @@ impl Scatter {
         &self,
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + ELEMENT_STEP);
         let mut indices = Stream::new(FaultAccess::FAULT_READ);
         let mut source = Stream::new(FaultAccess::FAULT_READ);

@@ -20,7 +20,7 @@ pub(crate) use indexed::{Gather, Scatter};
 pub(crate) use saxpy::Saxpy;
 pub(crate) use words::{Checksum, Reduce, Reduction};
 
-use super::memory::{Memory, Stop};
+use super::memory::{Halt, Memory};
 
 /// Most bytes that are filled or copied in a step.
 const COPY_STEP: u64 = 2 << 20;
@@ -74,6 +74,7 @@ impl Scratch {
 }
 
 /// A job's work. `step` continues from `progress`.
+#[derive(Debug)]
 pub(crate) enum Kernel {
     Fill(Fill),
     Copy(Copy),
@@ -104,7 +105,7 @@ impl Kernel {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         match self {
             Self::Fill(kernel) => kernel.step(progress, memory, scratch),
             Self::Copy(kernel) => kernel.step(progress, memory),

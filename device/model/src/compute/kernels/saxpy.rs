@@ -3,12 +3,13 @@
 use hmmgpu_contract::mmu::FaultAccess;
 
 use super::{COMPUTE_STEP, PIECE, Progress, Scratch, Step, length};
-use crate::compute::memory::{Memory, Stop};
+use crate::compute::memory::{Halt, Memory};
 use crate::copy::copy_from_buffer;
 
 const FLOAT: u64 = size_of::<f32>() as u64;
 
 /// SAXPY.
+#[derive(Debug)]
 pub(crate) struct Saxpy {
     pub(crate) dst: u64,
     pub(crate) src: u64,
@@ -31,7 +32,7 @@ impl Saxpy {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let end = self.count.min(progress.done + COMPUTE_STEP / FLOAT);
         let most = self.independent();
         while progress.done < end {
@@ -47,7 +48,7 @@ impl Saxpy {
             old.copy_to(y);
             let ((x, x_rest), (y, _)) = (x.as_chunks(), y.as_chunks_mut());
             if !x_rest.is_empty() {
-                return Err(Stop::Misaligned);
+                return Err(Halt::Misaligned);
             }
             for (x, y) in x.iter().zip(y) {
                 let result = self.a * f32::from_le_bytes(*x) + f32::from_le_bytes(*y);

@@ -47,12 +47,12 @@ impl<'m> Memory<'m> for Paged<'m> {
         address: u64,
         len: usize,
         access: FaultAccess,
-    ) -> Result<VolatileSlice<'m>, Stop> {
+    ) -> Result<VolatileSlice<'m>, Halt> {
         let offset = usize::try_from(address - BASE).unwrap();
         let (page, within) = (offset / 4096, offset % 4096);
         if !self.allowed(page, access) {
             self.taken += 1;
-            return Err(Stop::Fault(MmuFault {
+            return Err(Halt::Fault(MmuFault {
                 address,
                 access,
                 reason: FaultReason::FAULT_NOT_PRESENT,
@@ -66,10 +66,10 @@ impl<'m> Memory<'m> for Paged<'m> {
         Ok(slice.unwrap())
     }
 
-    fn dma(&mut self, address: u64, len: usize, _: Access) -> Result<VolatileSlice<'m>, Stop> {
+    fn dma(&mut self, address: u64, len: usize, _: Access) -> Result<VolatileSlice<'m>, Halt> {
         let offset = usize::try_from(address).unwrap();
         if offset >= SIZE {
-            return Err(Stop::Dma(Fault::at(Status::STATUS_DMA_UNMAPPED, address)));
+            return Err(Halt::Dma(Fault::at(Status::STATUS_DMA_UNMAPPED, address)));
         }
         let slice = self.region.get_slice(offset, len.min(SIZE - offset));
         Ok(slice.unwrap())
@@ -160,7 +160,7 @@ fn run(world: &World, flat: &Flat, mut kernel: Kernel) -> (Progress, Vec<u8>, u6
         match kernel.step(&mut progress, &mut memory, &mut scratch) {
             Ok(Step::Finished) => break,
             Ok(Step::More) => assert!(progress.done > before.0.done, "a step without progress"),
-            Err(Stop::Fault(fault)) => {
+            Err(Halt::Fault(fault)) => {
                 assert_eq!(memory.taken, before.1 + 1, "{fault:?}");
                 assert!(progress.done >= before.0.done);
             }
@@ -429,7 +429,7 @@ fn what_is_not_aligned_ends_a_chase_where_it_is() {
     });
     let mut progress = kernel.begin();
     let stop = kernel.step(&mut progress, &mut memory, &mut Scratch::new());
-    assert_eq!(stop, Err(Stop::Misaligned));
+    assert_eq!(stop, Err(Halt::Misaligned));
     assert_eq!((progress.done, progress.value), (1, flat.word(BASE + 8)));
 }
 
@@ -451,6 +451,6 @@ fn dma_that_is_not_mapped_ends_a_copy_where_it_is() {
     let mut progress = kernel.begin();
     let stop = kernel.step(&mut progress, &mut memory, &mut Scratch::new());
     let fault = Fault::at(Status::STATUS_DMA_UNMAPPED, SIZE as u64);
-    assert_eq!(stop, Err(Stop::Dma(fault)));
+    assert_eq!(stop, Err(Halt::Dma(fault)));
     assert_eq!(progress.done, 100);
 }

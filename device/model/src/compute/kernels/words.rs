@@ -4,7 +4,7 @@ use hmmgpu_contract::compute::{CHECKSUM_BASIS, CHECKSUM_PRIME};
 use hmmgpu_contract::mmu::FaultAccess;
 
 use super::{COMPUTE_STEP, PIECE, Progress, Scratch, Step, length};
-use crate::compute::memory::{Memory, Stop};
+use crate::compute::memory::{Halt, Memory};
 
 const WORD: u64 = size_of::<u64>() as u64;
 
@@ -16,7 +16,7 @@ fn fold<'m>(
     memory: &mut impl Memory<'m>,
     scratch: &mut Scratch,
     mut add: impl FnMut(u64, u64) -> u64,
-) -> Result<Step, Stop> {
+) -> Result<Step, Halt> {
     let end = count.min(progress.done + COMPUTE_STEP / WORD);
     while progress.done < end {
         let want = length((end - progress.done) * WORD).min(PIECE);
@@ -26,7 +26,7 @@ fn fold<'m>(
         piece.copy_to(bytes);
         let (words, rest) = bytes.as_chunks();
         if !rest.is_empty() {
-            return Err(Stop::Misaligned);
+            return Err(Halt::Misaligned);
         }
         progress.value = words.iter().fold(progress.value, |value, word| {
             add(value, u64::from_le_bytes(*word))
@@ -37,6 +37,7 @@ fn fold<'m>(
 }
 
 /// CHECKSUM.
+#[derive(Debug)]
 pub(crate) struct Checksum {
     pub(crate) src: u64,
     pub(crate) count: u64,
@@ -50,7 +51,7 @@ impl Checksum {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         fold(
             self.src,
             self.count,
@@ -71,6 +72,7 @@ pub(crate) enum Reduction {
 }
 
 /// REDUCE.
+#[derive(Debug)]
 pub(crate) struct Reduce {
     pub(crate) src: u64,
     pub(crate) count: u64,
@@ -91,7 +93,7 @@ impl Reduce {
         progress: &mut Progress,
         memory: &mut impl Memory<'m>,
         scratch: &mut Scratch,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Halt> {
         let (src, count) = (self.src, self.count);
         match self.reduction {
             Reduction::Sum => fold(src, count, progress, memory, scratch, u64::wrapping_add),
