@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod profile;
 pub mod progress;
 pub mod qemu;
+pub mod selftest;
 pub mod size;
 mod text;
 pub mod vm;

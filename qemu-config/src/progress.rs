@@ -88,6 +88,27 @@ impl Ui {
         }
     }
 
+    /// A line of the result, on standard output.
+    pub fn print(&self, line: &str) -> io::Result<()> {
+        let bar = self.state().bar.clone();
+        let write = || {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{line}")?;
+            stdout.flush()
+        };
+        match bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// As [`steps`](Self::steps), but only where lines that come and go can be shown.
+    pub fn live_steps(&self, done: u32, total: u32, what: &str) {
+        if self.0.kind == Kind::Terminal {
+            self.steps(done, total, what);
+        }
+    }
+
     /// A step begins; the one before is over.
     pub fn step(&self, step: &str) {
         let mut state = self.state();

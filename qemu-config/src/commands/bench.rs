@@ -7,6 +7,7 @@ use anyhow::Context;
 use hmmgpu_guest_protocol::ExitStatus;
 use hmmgpu_guest_protocol::bench::BenchEvent;
 
+use super::lines::{LineTail, Lines};
 use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
 use crate::bench::plan::plan;
@@ -16,8 +17,7 @@ use crate::cli::BenchArgs;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
-use crate::text::{MAX_LINE, Tail};
-use crate::vm::{FailureKind, Vm, VmError, VmEvent, VmIo, job};
+use crate::vm::{FailureKind, Vm, VmError, VmEvent, VmIo, job, sink};
 
 /// The guest's program.
 const PROGRAM: &str = "hmmgpu-bench-guest";
@@ -51,6 +51,12 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
 
     let vm = Vm::prepare(options)?;
     let events = Arc::new(Mutex::new(EventReader::new(ui.clone())));
+    let reader = Arc::clone(&events);
+    let output = sink(Lines::new(MAX_EVENT, move |line: &[u8]| {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.take(line);
+        Ok(())
+    }));
     let messages = Arc::new(Mutex::new(LineTail::new()));
     let mut observer = |event: &VmEvent<'_>| {
         tell_step(event, ui);
@@ -62,7 +68,7 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
         &job([PROGRAM, plan.as_str()], &args.machine.driver_params),
         &[],
         VmIo {
-            stdout: Some(events.clone()),
+            stdout: Some(output),
             stderr: Some(messages.clone()),
             console: Some(console),
             observer: Some(&mut observer),
@@ -184,7 +190,6 @@ fn write_result(result: &BenchResult, json: Option<Output>) -> anyhow::Result<()
 /// Takes the guest program's output, one event a line, as it comes.
 struct EventReader {
     ui: Ui,
-    line: Vec<u8>,
     events: Vec<BenchEvent>,
     done: bool,
     /// The first line that is no event.
@@ -195,19 +200,17 @@ impl EventReader {
     fn new(ui: Ui) -> Self {
         Self {
             ui,
-            line: Vec::new(),
             events: Vec::new(),
             done: false,
             nonsense: None,
         }
     }
 
-    fn end_of_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
+    fn take(&mut self, line: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        match serde_json::from_slice(&line) {
+        match serde_json::from_slice(line) {
             Ok(BenchEvent::Progress { done, total, what }) => {
                 self.ui
                     .steps(done, total, &crate::text::printable(what.as_bytes()));
@@ -223,95 +226,25 @@ impl EventReader {
     }
 }
 
-impl Write for EventReader {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = MAX_EVENT.saturating_sub(self.line.len());
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
-            if part.ends_with(b"\n") {
-                self.end_of_line();
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Keeps the last lines that are written to it.
-struct LineTail {
-    line: Vec<u8>,
-    tail: Tail,
-}
-
-impl LineTail {
-    fn new() -> Self {
-        Self {
-            line: Vec::new(),
-            tail: Tail::new(20),
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let mut lines = self.tail.lines();
-        if !self.line.is_empty() {
-            lines.push(crate::text::printable(&self.line));
-        }
-        lines
-    }
-}
-
-impl Write for LineTail {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            if *byte == b'\n' {
-                self.tail
-                    .push(crate::text::printable(&std::mem::take(&mut self.line)));
-            } else if self.line.len() < MAX_LINE {
-                self.line.push(*byte);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_however_they_are_cut() {
-        let text = concat!(
-            r#"{"event":"progress","done":1,"total":2,"what":"x"}"#,
-            "\n\n",
-            r#"{"event":"skipped","source_order":3,"reason":"none"}"#,
-            "\nnonsense\nmore nonsense\n",
-            r#"{"event":"done"}"#,
-            "\n"
-        );
-        for cut in [1, 7, 1000] {
-            let mut reader = EventReader::new(Ui::new(true, true));
-            for part in text.as_bytes().chunks(cut) {
-                reader.write_all(part).expect("takes it");
-            }
-            assert_eq!(reader.events.len(), 1);
-            assert!(reader.done);
-            assert_eq!(reader.nonsense.as_deref(), Some("nonsense"));
-        }
-    }
-
-    #[test]
-    fn a_line_without_end_does_not_grow() {
+    fn events_are_told_from_nonsense() {
         let mut reader = EventReader::new(Ui::new(true, true));
-        for _ in 0..64 {
-            reader.write_all(&[b'x'; 1 << 16]).expect("takes it");
+        for line in [
+            r#"{"event":"progress","done":1,"total":2,"what":"x"}"#,
+            "",
+            r#"{"event":"skipped","source_order":3,"reason":"none"}"#,
+            "nonsense",
+            "more nonsense",
+            r#"{"event":"done"}"#,
+        ] {
+            reader.take(line.as_bytes());
         }
-        assert!(reader.line.len() <= MAX_EVENT);
+        assert_eq!(reader.events.len(), 1);
+        assert!(reader.done);
+        assert_eq!(reader.nonsense.as_deref(), Some("nonsense"));
     }
 }

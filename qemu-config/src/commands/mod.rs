@@ -2,8 +2,10 @@
 
 mod bench;
 mod doctor;
+mod lines;
 mod output;
 mod run;
+mod selftest;
 mod serve;
 mod shell;
 
@@ -49,6 +51,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
     }
     let result = match &cli.command {
         Command::Bench(args) => bench::bench(args, &ui, &interrupt),
+        Command::Selftest(args) => selftest::selftest(args, &ui, &interrupt),
         Command::Run(args) => run::run(args, &ui, &interrupt),
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
         Command::Doctor(args) => doctor::doctor(args),

@@ -217,8 +217,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Before anything was started.
-    fn of(kind: FailureKind) -> Self {
+    /// Without anything to show.
+    pub(crate) fn of(kind: FailureKind) -> Self {
         Self {
             kind,
             console: Vec::new(),
@@ -292,7 +292,9 @@ impl VmError {
     pub fn exit_code(&self) -> u8 {
         use crate::exit;
         match self {
-            Self::Image(ImageError::UserFile { .. }) => exit::USAGE,
+            Self::Image(ImageError::UserFile { .. } | ImageError::NotKernelSource { .. }) => {
+                exit::USAGE
+            }
             Self::Image(_) => exit::MISSING,
             Self::Host { .. } => exit::HOST,
             Self::Options(_) => exit::USAGE,
@@ -353,6 +355,7 @@ pub fn find_server_program() -> Result<PathBuf, VmError> {
 pub struct Vm {
     options: VmOptions,
     server_program: PathBuf,
+    images: Images,
     root: ToolRoot,
     kernel: Kernel,
     base_initramfs: PathBuf,
@@ -377,36 +380,32 @@ impl Vm {
             Some(program) => program.clone(),
             None => find_server_program()?,
         };
-        let cancel = Arc::clone(&options.images.cancel);
-        let watch = options
-            .interrupt
-            .watch(move |_| cancel.store(true, Ordering::SeqCst));
-        if options.interrupt.signal().is_some() {
-            options.images.cancel.store(true, Ordering::SeqCst);
-        }
         let images = Images::new(options.images.clone())?;
-        let made = images.tool_root().and_then(|root| {
+        let (root, kernel, base_initramfs) = interruptible(&options, || {
+            let root = images.tool_root()?;
             let kernel = images.kernel(&root)?;
             let base_initramfs = images.initramfs(&root, &kernel)?;
             Ok((root, kernel, base_initramfs))
-        });
-        drop(watch);
-        let (root, kernel, base_initramfs) = match (made, options.interrupt.signal()) {
-            (Err(ImageError::Interrupted { .. }), Some(signal)) => {
-                return Err(VmError::Failed(Box::new(Failure::of(
-                    FailureKind::Interrupted(signal),
-                ))));
-            }
-            (made, _) => made?,
-        };
+        })?;
         let memory = Memory::new(images.cache_folder());
         Ok(Self {
             options,
             server_program,
+            images,
             root,
             kernel,
             base_initramfs,
             memory,
+        })
+    }
+
+    /// Makes something more for guests of this root and kernel.
+    pub fn make<T>(
+        &self,
+        make: impl FnOnce(&Images, &ToolRoot, &Kernel) -> Result<T, ImageError>,
+    ) -> Result<T, VmError> {
+        interruptible(&self.options, || {
+            make(&self.images, &self.root, &self.kernel)
         })
     }
 
@@ -520,6 +519,29 @@ impl Vm {
         if let Err(error) = self.memory.remember(&finding) {
             tracing::warn!("cannot remember whether KVM works: {error}");
         }
+    }
+}
+
+/// Makes something that takes long, until the interrupt of these options.
+fn interruptible<T>(
+    options: &VmOptions,
+    make: impl FnOnce() -> Result<T, ImageError>,
+) -> Result<T, VmError> {
+    let cancel = Arc::clone(&options.images.cancel);
+    let watch = options
+        .interrupt
+        .watch(move |_| cancel.store(true, Ordering::SeqCst));
+    if options.interrupt.signal().is_some() {
+        options.images.cancel.store(true, Ordering::SeqCst);
+    }
+    let made = make();
+    drop(watch);
+    match (made, options.interrupt.signal()) {
+        (Err(ImageError::Interrupted { .. }), Some(signal)) => {
+            let kind = FailureKind::Interrupted(signal);
+            Err(VmError::Failed(Box::new(Failure::of(kind))))
+        }
+        (made, _) => Ok(made?),
     }
 }
 

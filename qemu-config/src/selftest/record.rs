@@ -1,0 +1,203 @@
+//! Collects what the runner says.
+
+use std::time::Instant;
+
+use hmmgpu_guest_protocol::selftest::{SelftestEvent, TestEnd, TestResult};
+
+use super::result::{Run, Test};
+
+/// What one guest has said so far.
+#[derive(Debug, Default)]
+pub struct Record {
+    tests: Vec<String>,
+    loops: u32,
+    current: Option<(u32, String, Instant)>,
+    ended: Vec<TestEnd>,
+    done: bool,
+    unknown: Option<(String, Vec<String>)>,
+}
+
+impl Record {
+    /// Of a run of this many loops.
+    pub fn new(loops: u32) -> Self {
+        Self {
+            loops,
+            ..Self::default()
+        }
+    }
+
+    /// Takes an event in. A guest that says more than it was asked for is not listened to.
+    pub fn take(&mut self, event: &SelftestEvent) {
+        match event {
+            SelftestEvent::Listed { tests } => self.tests.clone_from(tests),
+            SelftestEvent::NoSuchTest { pattern, tests } => {
+                self.unknown = Some((pattern.clone(), tests.clone()));
+            }
+            SelftestEvent::Began { round, name } => {
+                self.current = Some((*round, name.clone(), Instant::now()));
+            }
+            SelftestEvent::Ended(end) => {
+                self.current = None;
+                if self.ended.len() < self.planned() {
+                    self.ended.push(end.clone());
+                }
+            }
+            SelftestEvent::Done => self.done = true,
+        }
+    }
+
+    /// Tests that will be run, each loop counted.
+    pub fn planned(&self) -> usize {
+        self.tests.len() * self.loops as usize
+    }
+
+    /// Tests that have ended.
+    pub fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// A pattern that fits no test, and the names of all tests.
+    pub fn unknown(&self) -> Option<&(String, Vec<String>)> {
+        self.unknown.as_ref()
+    }
+
+    /// Whether anything was said at all.
+    pub fn is_empty(&self) -> bool {
+        self.tests.is_empty() && self.unknown.is_none()
+    }
+
+    /// The test that began and did not end, as a failure for this reason.
+    pub fn cut_off(&self, why: &str) -> Option<TestEnd> {
+        let (round, name, begun) = self.current.as_ref()?;
+        Some(TestEnd {
+            round: *round,
+            name: name.clone(),
+            result: TestResult::Fail,
+            reason: why.to_owned(),
+            seconds: begun.elapsed().as_secs_f64(),
+            output: Vec::new(),
+            output_left_out: 0,
+            kernel_log: Vec::new(),
+            kernel_warned: false,
+        })
+    }
+
+    /// What came of it. `lost`: why the guest ended before its runner did.
+    pub fn run(&self, kernel_warnings: Vec<String>, lost: Option<&str>) -> Run {
+        let mut run = Run {
+            kernel_warnings,
+            incomplete: (!self.done).then(|| lost.unwrap_or("the runner ended early").to_owned()),
+            ..Run::default()
+        };
+        let cut_off = run.incomplete.as_deref().and_then(|why| self.cut_off(why));
+        for end in self.ended.iter().chain(&cut_off) {
+            match end.result {
+                TestResult::Pass => run.passed += 1,
+                TestResult::Fail => run.failed += 1,
+                TestResult::Skip => run.skipped += 1,
+            }
+            if end.kernel_warned && run.kernel_warnings.is_empty() {
+                // A guest that was lost could not list its warnings any more.
+                run.kernel_warnings.extend(end.kernel_log.first().cloned());
+            }
+            run.tests.push(Test {
+                name: end.name.clone(),
+                result: end.result,
+                seconds: (end.seconds * 1000.0).round() / 1000.0,
+                round: (self.loops > 1).then_some(end.round),
+                reason: end.reason.clone(),
+                output: end.output.clone(),
+                kernel_log: end.kernel_log.clone(),
+            });
+        }
+        run
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn end(round: u32, name: &str, result: TestResult, seconds: f64) -> SelftestEvent {
+        SelftestEvent::Ended(TestEnd {
+            round,
+            name: name.into(),
+            result,
+            reason: String::new(),
+            seconds,
+            output: vec![],
+            output_left_out: 0,
+            kernel_log: vec![],
+            kernel_warned: false,
+        })
+    }
+
+    fn began(round: u32, name: &str) -> SelftestEvent {
+        SelftestEvent::Began {
+            round,
+            name: name.into(),
+        }
+    }
+
+    fn record(loops: u32, events: &[SelftestEvent]) -> Record {
+        let mut record = Record::new(loops);
+        record.take(&SelftestEvent::Listed {
+            tests: vec!["a.p.x".into(), "a.p.y".into()],
+        });
+        for event in events {
+            record.take(event);
+        }
+        record
+    }
+
+    #[test]
+    fn results_are_counted_over_all_loops() {
+        let record = record(
+            2,
+            &[
+                end(1, "a.p.x", TestResult::Pass, 0.1234),
+                end(1, "a.p.y", TestResult::Skip, 0.0),
+                end(2, "a.p.x", TestResult::Fail, 1.0),
+                end(2, "a.p.y", TestResult::Skip, 0.0),
+                SelftestEvent::Done,
+            ],
+        );
+        assert_eq!((record.planned(), record.ended()), (4, 4));
+        let run = record.run(vec![], None);
+        assert_eq!((run.passed, run.failed, run.skipped), (1, 1, 2));
+        assert_eq!(run.incomplete, None);
+        assert_eq!(
+            run.tests.iter().map(|test| test.round).collect::<Vec<_>>(),
+            [Some(1), Some(1), Some(2), Some(2)]
+        );
+        assert!((run.tests[0].seconds - 0.123).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_guest_that_was_lost_fails_the_test_that_ran() {
+        let events = [
+            began(1, "a.p.x"),
+            end(1, "a.p.x", TestResult::Pass, 0.1),
+            began(1, "a.p.y"),
+        ];
+        let run = record(1, &events).run(vec![], Some("the VM was lost"));
+        assert_eq!((run.passed, run.failed), (1, 1));
+        assert_eq!(run.tests[1].name, "a.p.y");
+        assert_eq!(run.tests[1].reason, "the VM was lost");
+        assert_eq!(run.tests[1].round, None, "there is only one loop");
+        assert_eq!(run.incomplete.as_deref(), Some("the VM was lost"));
+    }
+
+    #[test]
+    fn without_its_end_a_run_is_incomplete() {
+        let run = record(1, &[end(1, "a.p.x", TestResult::Pass, 0.1)]).run(vec![], None);
+        assert!(run.incomplete.is_some());
+        assert_eq!(run.failed, 0);
+    }
+
+    #[test]
+    fn more_than_was_planned_is_not_kept() {
+        let events = vec![end(1, "a.p.x", TestResult::Pass, 0.1); 100];
+        assert_eq!(record(1, &events).ended(), 2);
+    }
+}
