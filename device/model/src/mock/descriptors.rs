@@ -4,6 +4,7 @@ use hmmgpu_contract::desc::{
     Desc, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_SPAN_END, FLAG_SRC_VRAM,
     FLAG_TRIGGER_SHIFT, NOTE_MARK, OP_COPY, OP_FENCE, OP_FILL, OP_NOTE, OP_SPAN,
 };
+use hmmgpu_contract::mmu::{OP_CANCEL, OP_INVALIDATE, OP_REPLAY};
 
 /// An address, with the aperture that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,5 +108,37 @@ pub fn triggered(desc: Desc, trigger: u16) -> Desc {
     Desc {
         flags: desc.flags | trigger << FLAG_TRIGGER_SHIFT,
         ..desc
+    }
+}
+
+/// INVALIDATE of a range of virtual addresses.
+pub fn invalidate(context: u32, address: u64, bytes: u64) -> Desc {
+    Desc {
+        opcode: OP_INVALIDATE,
+        count: context,
+        dst: address,
+        src: bytes,
+        ..Desc::default()
+    }
+}
+
+/// REPLAY of a fault.
+pub fn replay(context: u32, sequence: u64) -> Desc {
+    Desc {
+        opcode: OP_REPLAY,
+        count: context,
+        arg: sequence,
+        ..Desc::default()
+    }
+}
+
+/// CANCEL of a fault.
+pub fn cancel(context: u32, sequence: u64, detail: u32) -> Desc {
+    Desc {
+        opcode: OP_CANCEL,
+        count: context,
+        src: u64::from(detail),
+        arg: sequence,
+        ..Desc::default()
     }
 }

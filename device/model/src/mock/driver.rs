@@ -17,7 +17,7 @@ const COMMAND_MEMORY_AND_BUS_MASTER: u16 = 0x6;
 const COMMAND_MEMORY: u16 = 0x2;
 
 /// How long the driver waits for anything before it gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the mock driver gave up.
 #[derive(Debug, thiserror::Error)]

@@ -5,14 +5,18 @@
 
 pub mod descriptors;
 mod driver;
+mod faults;
 mod interrupts;
 mod ram;
+pub mod tables;
 
 use std::sync::Arc;
 
 pub use driver::{Driver, MockError, QueueConfig};
+pub use faults::FaultReader;
 pub use interrupts::InterruptCounter;
 pub use ram::GuestRam;
+pub use tables::PageTables;
 
 use crate::{Device, DmaMapping};
 
