@@ -3,15 +3,18 @@
 //! It reaches the device by [`Function`], so that the same tests can drive a [`Device`] in this
 //! process and one behind a transport.
 
+mod context;
 pub mod descriptors;
 mod driver;
 mod faults;
 mod interrupts;
+pub mod jobs;
 mod ram;
 pub mod tables;
 
 use std::sync::Arc;
 
+pub use context::{ContextConfig, ContextDriver};
 pub use driver::{Driver, MockError, QueueConfig};
 pub use faults::FaultReader;
 pub use interrupts::InterruptCounter;
