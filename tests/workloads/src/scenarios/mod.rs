@@ -4,6 +4,7 @@
 mod advice;
 mod arguments;
 mod basics;
+mod compute;
 mod fork;
 mod mappings;
 mod setup;
@@ -36,6 +37,10 @@ struct Args {
     /// Device node.
     #[arg(long, default_value = device::NODE)]
     device: PathBuf,
+    /// Only check that standard input, an open device of this process before it was executed,
+    /// means nothing any more.
+    #[arg(long)]
+    kept_gpu: bool,
 }
 
 /// A check: its name and what it does.
@@ -136,7 +141,11 @@ const SCENARIOS: &[Scenario] = &[
 
 /// All names, in order.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    SCENARIOS.iter().map(|(name, _)| *name)
+    all().map(|(name, _)| *name)
+}
+
+fn all() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(compute::SCENARIOS)
 }
 
 /// Exit status of a scenario that cannot be run here.
@@ -145,8 +154,10 @@ const SKIPPED: i32 = 77;
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let chosen: Vec<&Scenario> = SCENARIOS
-        .iter()
+    if args.kept_gpu {
+        return compute::kept_gpu(&args.device).map(|()| ExitCode::SUCCESS);
+    }
+    let chosen: Vec<&Scenario> = all()
         .filter(|(name, _)| {
             args.names.is_empty() || args.names.iter().any(|part| name.contains(part))
         })
@@ -192,12 +203,12 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     })
 }
 
-/// A scenario's own process: all VRAM has to be free before and after.
+/// A scenario's own process: nothing of the device may be used before and after.
 fn run(args: &Args, scenario: fn(&Setup) -> Result<()>) -> i32 {
     let result = Setup::new(&args.device).and_then(|setup| {
-        setup.vram_is_free().context("before the scenario")?;
+        setup.nothing_is_used().context("before the scenario")?;
         scenario(&setup)?;
-        setup.vram_is_free().context("after the scenario")
+        setup.nothing_is_used().context("after the scenario")
     });
     match result {
         Ok(()) => 0,

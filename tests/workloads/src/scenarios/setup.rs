@@ -41,6 +41,9 @@ pub(super) struct Filled {
     pub(super) seed: u64,
 }
 
+/// Bound of what the kernel does after the fact.
+const SOON: Duration = Duration::from_secs(10);
+
 /// How often a request is made before what it still skips counts as stuck.
 const TRIES: usize = 20;
 
@@ -80,6 +83,11 @@ impl Setup {
             device: Device::open(&self.node)?,
             controls: self.controls.clone(),
         })
+    }
+
+    /// The device node.
+    pub(super) fn node(&self) -> &Path {
+        &self.node
     }
 
     /// A GPU for jobs on this process's memory.
@@ -166,10 +174,30 @@ impl Setup {
         Ok(Counted { before, after })
     }
 
+    /// Fails unless all of VRAM is free and no context is in use, soon.
+    pub(super) fn nothing_is_used(&self) -> Result<()> {
+        self.no_contexts()?;
+        self.vram_is_free()
+    }
+
+    /// Fails unless no context is in use, soon: a process that has ended may have left work behind
+    /// that is just being ended, too.
+    pub(super) fn no_contexts(&self) -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let contexts = self.device.stats()?.contexts;
+            if contexts == 0 {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{contexts} contexts are in use");
+            std::thread::yield_now();
+        }
+    }
+
     /// Fails unless all of VRAM is free. Freed pages may still be on their way through the
     /// kernel's per-CPU batches for a moment, hence the patience.
     pub(super) fn vram_is_free(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + SOON;
         loop {
             let query = self.device.query()?;
             if query.vram_free_bytes == query.vram_bytes {

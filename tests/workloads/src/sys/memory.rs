@@ -280,6 +280,21 @@ impl Memory {
         Ok(())
     }
 
+    /// Moves the mappings of some pages to `address`, where nothing may be mapped. What was there
+    /// is not mapped any more.
+    pub(crate) fn move_part(&mut self, pages: Range<usize>, address: usize) -> io::Result<Memory> {
+        let (from, len) = self.part(&pages);
+        let mut part = Memory { address: from, len };
+        let all = 0..part.pages();
+        let result = part.move_to(address, &[all]);
+        if let Err(error) = result {
+            // The pages are still this value's.
+            std::mem::forget(part);
+            return Err(error);
+        }
+        Ok(part)
+    }
+
     fn part(&self, pages: &Range<usize>) -> (usize, usize) {
         assert!(pages.start <= pages.end && pages.end <= self.pages());
         (

@@ -5,3 +5,4 @@ pub(crate) mod fork;
 pub(crate) mod ioctl;
 pub(crate) mod memory;
 pub(crate) mod pin;
+pub(crate) mod uffd;
