@@ -40,6 +40,7 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 	batch->hdev = hdev;
 	batch->direction = direction;
 	batch->trigger = trigger;
+	batch->keep = false;
 	batch->single_fallback = false;
 	return batch;
 }
@@ -313,7 +314,8 @@ void hmmgpu_batch_copy(struct hmmgpu_batch *batch)
 	};
 
 	if (batch->nr_descs)
-		batch->submitted = !hmmgpu_ring_submit(batch->hdev, &sub);
+		batch->submitted = !hmmgpu_ring_submit(&batch->hdev->ring,
+						       &sub);
 }
 
 static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
@@ -321,7 +323,7 @@ static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
 	int ret = 0;
 
 	if (batch->submitted)
-		ret = hmmgpu_fence_wait(batch->hdev, &batch->fence);
+		ret = hmmgpu_fence_wait(&batch->hdev->ring, &batch->fence);
 	else if (batch->nr_descs)
 		ret = -ENODEV;
 	batch->submitted = false;

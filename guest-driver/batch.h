@@ -43,6 +43,7 @@ struct hmmgpu_map {
  * @nr: number of entries
  * @stop: entries from here on are left alone
  * @stop_reason: why
+ * @keep: what moves to the device should be the last to be evicted
  * @single_fallback: take one page where 2 MiB cannot be had
  * @fence: fence behind the copies
  * @submitted: the fence was submitted
@@ -68,6 +69,7 @@ struct hmmgpu_batch {
 	unsigned int nr;
 	unsigned int stop;
 	enum hmmgpu_stop stop_reason;
+	bool keep;
 	bool single_fallback;
 	struct hmmgpu_fence fence;
 	bool submitted;

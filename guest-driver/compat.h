@@ -6,9 +6,12 @@
 #ifndef HMMGPU_COMPAT_H
 #define HMMGPU_COMPAT_H
 
+#include <linux/hmm.h>
+#include <linux/jiffies.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 
 #ifndef HMMGPU_HAVE_DEVICE_PRIVATE_THP
 #error "hmmgpu needs a kernel with device-private huge pages (7.2 or later)"
@@ -65,6 +68,52 @@ static inline void hmmgpu_folio_init(struct folio *folio,
 	}
 	zone_device_folio_init(folio, order);
 #endif
+}
+
+/**
+ * hmmgpu_range_fault_unlocked() - hmm_range_fault() that may let go of mmap_lock
+ * @range: the range
+ *
+ * The first kernels cannot do that: memory that user space has to provide first
+ * is out of reach there.
+ *
+ * Context: Process context, mmap_lock is not held.
+ * Return: as hmm_range_fault_unlocked_timeout().
+ */
+static inline int hmmgpu_range_fault_unlocked(struct hmm_range *range)
+{
+#ifdef HMMGPU_HAVE_HMM_UNLOCKED
+	return hmm_range_fault_unlocked_timeout(range, 0);
+#else
+	unsigned long timeout = jiffies +
+				msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
+	int ret;
+
+	do {
+		range->notifier_seq = mmu_interval_read_begin(range->notifier);
+		if (mmap_read_lock_killable(range->notifier->mm))
+			return -EINTR;
+		ret = hmm_range_fault(range);
+		mmap_read_unlock(range->notifier->mm);
+	} while (ret == -EBUSY && time_before(jiffies, timeout));
+	return ret;
+#endif
+}
+
+/**
+ * hmmgpu_mmap_write_trylock() - take mmap_lock for writing if nobody has it
+ * @mm: the mm
+ *
+ * Kernels have no function for it any more.
+ *
+ * Return: true if it is taken; mmap_write_unlock() gives it back.
+ */
+static inline bool hmmgpu_mmap_write_trylock(struct mm_struct *mm)
+{
+	if (!down_write_trylock(&mm->mmap_lock))
+		return false;
+	mm_lock_seqcount_begin(mm);
+	return true;
 }
 
 /**

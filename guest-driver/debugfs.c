@@ -42,6 +42,15 @@ static const struct hmmgpu_counter_file hmmgpu_counter_files[] = {
 	HMMGPU_SCALAR(resets),
 	HMMGPU_SCALAR(interrupts),
 	HMMGPU_SCALAR(code_pages_scrubbed),
+	HMMGPU_SCALAR(contexts),
+	HMMGPU_SCALAR(jobs),
+	HMMGPU_SCALAR(gpu_faults),
+	HMMGPU_SCALAR(gpu_faults_in_place),
+	HMMGPU_SCALAR(gpu_faults_cancelled),
+	HMMGPU_SCALAR(gpu_maps_large),
+	HMMGPU_SCALAR(gpu_maps_small),
+	HMMGPU_SCALAR(invalidations),
+	HMMGPU_SCALAR(exclusive_pages),
 };
 
 static int hmmgpu_scalar_show(struct seq_file *m, void *unused)

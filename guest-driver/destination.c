@@ -168,6 +168,10 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 			      struct hmmgpu_unit *unit)
 {
 	struct hmmgpu_device *hdev = batch->hdev;
+	struct hmmgpu_owner owner = {
+		.mm = batch->args.vma->vm_mm,
+		.keep = batch->keep,
+	};
 	dma_addr_t addr = 0;
 	struct page *page;
 	u64 vram;
@@ -187,7 +191,9 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 		return;
 	}
 
-	page = hmmgpu_vram_alloc(hdev, unit->order);
+	owner.addr = ALIGN_DOWN(batch->args.start + PFN_PHYS(unit->index),
+				HPAGE_PMD_SIZE);
+	page = hmmgpu_vram_alloc(hdev, unit->order, &owner);
 	if (!page) {
 		if (unit->page)
 			hmmgpu_batch_unmap_last(batch);
@@ -213,6 +219,8 @@ static struct folio *hmmgpu_alloc_folio(struct hmmgpu_batch *batch,
 	struct vm_area_struct *vma = batch->args.vma;
 	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 
+	if (order && atomic_xchg(&batch->hdev->fail_large, 0))
+		return NULL;
 	if (order)
 		gfp = GFP_TRANSHUGE | __GFP_NOWARN |
 		      (vma ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL);

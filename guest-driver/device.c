@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The device as a whole: who it is, its reset, its interrupts, its loss.
+ * The device as a whole: who it is, its reset, its loss.
  */
 #include <linux/delay.h>
-#include <linux/interrupt.h>
 
 #include "hmmgpu_drv.h"
 
@@ -25,6 +24,9 @@ static const char * const hmmgpu_status_names[] = {
 	[HMMGPU_STATUS_ABORTED] = "ABORTED",
 	[HMMGPU_STATUS_BAD_PRODUCER] = "BAD_PRODUCER",
 	[HMMGPU_STATUS_QUEUE_UNREACHABLE] = "QUEUE_UNREACHABLE",
+	[HMMGPU_STATUS_BAD_CONTEXT] = "BAD_CONTEXT",
+	[HMMGPU_STATUS_FAULT] = "FAULT",
+	[HMMGPU_STATUS_CANCELLED] = "CANCELLED",
 };
 
 /**
@@ -41,7 +43,15 @@ const char *hmmgpu_status_name(u32 status)
 	return hmmgpu_status_names[status];
 }
 
-static u64 hmmgpu_read64(struct hmmgpu_device *hdev, u32 reg_lo, u32 reg_hi)
+/**
+ * hmmgpu_read64() - read a register of two words
+ * @hdev: the device
+ * @reg_lo: offset of the low word
+ * @reg_hi: offset of the high word
+ *
+ * Return: the value.
+ */
+u64 hmmgpu_read64(struct hmmgpu_device *hdev, u32 reg_lo, u32 reg_hi)
 {
 	u32 lo = hmmgpu_read(hdev, reg_lo);
 
@@ -136,6 +146,9 @@ int hmmgpu_device_identify(struct hmmgpu_device *hdev)
 		return dev_err_probe(hdev->dev, -EINVAL,
 				     "VRAM of %llu bytes is not a whole number of 2 MiB blocks\n",
 				     hdev->vram_bytes);
+	if (hmmgpu_read(hdev, HMMGPU_REG_FEATURES_LO) & HMMGPU_FEATURE_CONTEXTS)
+		hdev->nr_contexts = min(hmmgpu_read(hdev, HMMGPU_REG_CONTEXTS),
+					HMMGPU_MAX_CONTEXTS);
 	if (!hmmgpu_read(hdev, HMMGPU_REG_COPY_QUEUES))
 		return dev_err_probe(hdev->dev, -EOPNOTSUPP,
 				     "device has no copy queue\n");
@@ -189,89 +202,55 @@ void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why)
 		dev_err(hdev->dev,
 			"does not reset; memory that it may still write to is not used again\n");
 	wake_up_all(&hdev->ring.wait);
+	if (hdev->nr_contexts)
+		wake_up_all(&hdev->invalidations.wait);
+	wake_up_all(&hdev->job_wait);
 out:
 	mutex_unlock(&hdev->lost_lock);
 }
 
-static irqreturn_t hmmgpu_queue_irq(int irq, void *data)
-{
-	struct hmmgpu_device *hdev = data;
-
-	hmmgpu_write(hdev, HMMGPU_REG_INT_CAUSE, HMMGPU_INT_QUEUE0);
-	hmmgpu_count(hdev, interrupts, 1);
-	wake_up_all(&hdev->ring.wait);
-	return IRQ_HANDLED;
-}
-
-static irqreturn_t hmmgpu_error_irq(int irq, void *data)
-{
-	struct hmmgpu_device *hdev = data;
-	u32 status = hmmgpu_read(hdev, HMMGPU_REG_ERROR_STATUS);
-
-	hmmgpu_count(hdev, interrupts, 1);
-	if (status != HMMGPU_GONE && status != HMMGPU_STATUS_OK)
-		dev_err_ratelimited(hdev->dev,
-				    "%s at queue %u, index %u, address %#llx (%u errors)\n",
-				    hmmgpu_status_name(status),
-				    hmmgpu_read(hdev, HMMGPU_REG_ERROR_QUEUE),
-				    hmmgpu_read(hdev, HMMGPU_REG_ERROR_INDEX),
-				    hmmgpu_read64(hdev,
-						  HMMGPU_REG_ERROR_ADDR_LO,
-						  HMMGPU_REG_ERROR_ADDR_HI),
-				    hmmgpu_read(hdev, HMMGPU_REG_ERROR_COUNT));
-	hmmgpu_write(hdev, HMMGPU_REG_INT_CAUSE, HMMGPU_INT_ERROR);
-	hmmgpu_write(hdev, HMMGPU_REG_ERROR_STATUS, 0);
-	return IRQ_HANDLED;
-}
-
 /**
- * hmmgpu_device_irqs() - set the interrupts up
+ * hmmgpu_device_alive() - has the device been reset, or has it gone?
  * @hdev: the device
  *
- * Return: 0 or a negative errno, with the reason in the log.
+ * Who waits for the device asks now and then. If it is not what it was any more
+ * it is given up.
+ *
+ * Context: Process context, may sleep.
+ * Return: true if it is there and works.
  */
-int hmmgpu_device_irqs(struct hmmgpu_device *hdev)
+bool hmmgpu_device_alive(struct hmmgpu_device *hdev)
 {
-	int ret;
+	u32 generation;
 
-	ret = pci_alloc_irq_vectors(hdev->pdev, HMMGPU_VECTOR_QUEUE0 + 1,
-				    HMMGPU_VECTOR_QUEUE0 + 1, PCI_IRQ_MSIX);
-	if (ret < 0)
-		return dev_err_probe(hdev->dev, ret, "no MSI-X vectors\n");
-
-	ret = request_irq(pci_irq_vector(hdev->pdev, HMMGPU_VECTOR_QUEUE0),
-			  hmmgpu_queue_irq, 0, hdev->name, hdev);
-	if (ret) {
-		dev_err_probe(hdev->dev, ret, "no interrupt for fences\n");
-		goto err_vectors;
+	if (READ_ONCE(hdev->lost))
+		return false;
+	generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
+	if (generation == hdev->generation)
+		return true;
+	if (generation == HMMGPU_GONE) {
+		hmmgpu_device_lose(hdev, "device has gone");
+	} else {
+		hmmgpu_count(hdev, resets, generation - hdev->generation);
+		hmmgpu_device_lose(hdev, "device was reset");
 	}
-	ret = request_threaded_irq(pci_irq_vector(hdev->pdev,
-						  HMMGPU_VECTOR_ERROR),
-				   NULL, hmmgpu_error_irq, IRQF_ONESHOT,
-				   hdev->name, hdev);
-	if (ret) {
-		dev_err_probe(hdev->dev, ret, "no interrupt for errors\n");
-		goto err_queue;
-	}
-	hmmgpu_write(hdev, HMMGPU_REG_INT_CAUSE, ~0U);
-	hmmgpu_write(hdev, HMMGPU_REG_INT_MASK, 0);
-	return 0;
-
-err_queue:
-	free_irq(pci_irq_vector(hdev->pdev, HMMGPU_VECTOR_QUEUE0), hdev);
-err_vectors:
-	pci_free_irq_vectors(hdev->pdev);
-	return ret;
+	return false;
 }
 
 /**
- * hmmgpu_device_free_irqs() - undo hmmgpu_device_irqs()
+ * hmmgpu_device_stop() - make the device forget its queues
  * @hdev: the device
+ *
+ * It is reset. If it does not reset, &hmmgpu_device.quiesced stays false, and
+ * memory that it may still write to must not be freed.
+ *
+ * Context: Process context, may sleep.
  */
-void hmmgpu_device_free_irqs(struct hmmgpu_device *hdev)
+void hmmgpu_device_stop(struct hmmgpu_device *hdev)
 {
-	hmmgpu_write(hdev, HMMGPU_REG_INT_MASK, ~0U);
-	free_irq(pci_irq_vector(hdev->pdev, HMMGPU_VECTOR_ERROR), hdev);
-	free_irq(pci_irq_vector(hdev->pdev, HMMGPU_VECTOR_QUEUE0), hdev);
-	pci_free_irq_vectors(hdev->pdev);
+	if (hdev->lost)
+		return;
+	hdev->quiesced = hmmgpu_device_reset(hdev) != -ETIMEDOUT;
+	if (!hdev->quiesced)
+		dev_err(hdev->dev, "does not reset\n");
 }

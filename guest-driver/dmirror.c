@@ -62,21 +62,24 @@ static int hmmgpu_dmirror_migrate(struct hmmgpu_context *ctx,
 				  struct hmmgpu_dmirror_cmd *cmd,
 				  unsigned int direction)
 {
-	struct hmmgpu_migrate arg = {
-		.addr = cmd->addr,
-		.size = hmmgpu_cmd_bytes(cmd),
+	struct hmmgpu_move move = {
+		.mm = ctx->mm,
+		.start = cmd->addr,
+		.end = hmmgpu_cmd_end(cmd),
+		.direction = direction,
+		.trigger = HMMGPU_TRIGGER_PREFETCH,
+		.any_vma = true,
 	};
-	struct mm_struct *mm = ctx->mm;
 	int ret;
 
-	if (!mmget_not_zero(mm))
+	if (!mmget_not_zero(ctx->mm))
 		return -EINVAL;
-	ret = hmmgpu_migrate_check(mm, cmd->addr, hmmgpu_cmd_end(cmd));
+	ret = hmmgpu_migrate_check(ctx->mm, move.start, move.end);
 	if (!ret)
-		ret = hmmgpu_migrate(ctx->hdev, mm, direction, &arg);
-	mmput(mm);
+		ret = hmmgpu_move(ctx->hdev, &move);
+	mmput(ctx->mm);
 	if (direction == HMMGPU_DIR_DEV_TO_SYS)
-		cmd->cpages = PHYS_PFN(arg.moved_bytes);
+		cmd->cpages = move.moved;
 	return ret;
 }
 
@@ -89,13 +92,10 @@ static int hmmgpu_dmirror_to_dev(struct hmmgpu_context *ctx,
 {
 	int ret;
 
-	ret = hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_SYS_TO_DEV);
-	if (ret)
-		return ret;
-	ret = hmmgpu_mirror_map_present(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
-	if (ret)
-		return ret;
-	return hmmgpu_dmirror_transfer(ctx, cmd, false, HMMGPU_POPULATE_NOT);
+	ret = hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_SYS_TO_DEV) ?:
+	      hmmgpu_mirror_map_present(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
+	return ret ?: hmmgpu_dmirror_transfer(ctx, cmd, false,
+					      HMMGPU_POPULATE_NOT);
 }
 
 static int hmmgpu_dmirror_exclusive(struct hmmgpu_context *ctx,
@@ -105,10 +105,12 @@ static int hmmgpu_dmirror_exclusive(struct hmmgpu_context *ctx,
 
 	if (hmmgpu_cmd_exceeds_ram(cmd))
 		return -ENOMEM;
+	if (!mmget_not_zero(ctx->mm))
+		return -EINVAL;
 	ret = hmmgpu_mirror_exclusive(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
-	if (ret)
-		return ret;
-	return hmmgpu_dmirror_transfer(ctx, cmd, false, HMMGPU_POPULATE_NOT);
+	mmput(ctx->mm);
+	return ret ?: hmmgpu_dmirror_transfer(ctx, cmd, false,
+					      HMMGPU_POPULATE_NOT);
 }
 
 static int hmmgpu_dmirror_check_exclusive(struct hmmgpu_context *ctx,
@@ -170,7 +172,10 @@ static int hmmgpu_dmirror_shared(struct hmmgpu_context *ctx, unsigned int nr,
 	return ret;
 }
 
-/* Nothing may go to the device while everything comes home. */
+/*
+ * Of those who use this interface, nobody may send anything to the device while
+ * all comes home.
+ */
 static int hmmgpu_dmirror_empty_vram(struct hmmgpu_context *ctx)
 {
 	struct hmmgpu_device *hdev = ctx->hdev;
@@ -178,9 +183,7 @@ static int hmmgpu_dmirror_empty_vram(struct hmmgpu_context *ctx)
 
 	if (down_write_killable(&hdev->gate))
 		return -EINTR;
-	ret = hmmgpu_device_check(hdev);
-	if (!ret)
-		hmmgpu_evict_all(hdev);
+	ret = hmmgpu_device_check(hdev) ?: hmmgpu_evict_all(hdev);
 	up_write(&hdev->gate);
 	return ret;
 }
@@ -239,12 +242,16 @@ static int hmmgpu_dmirror_open(struct inode *inode, struct file *file)
 	/* misc_open() excludes misc_deregister(), so the device is alive. */
 	struct hmmgpu_dmirror *node = container_of(file->private_data,
 						   struct hmmgpu_dmirror, misc);
+	struct hmmgpu_device *hdev = node->hdev;
 	struct hmmgpu_context *ctx;
 
-	ctx = hmmgpu_context_create(node->hdev, current->mm);
+	if (down_read_killable(&hdev->gate))
+		return -EINTR;
+	ctx = hmmgpu_context_create(hdev, current->mm);
+	up_read(&hdev->gate);
 	if (IS_ERR(ctx))
 		return PTR_ERR(ctx);
-	kref_get(&node->hdev->kref);
+	kref_get(&hdev->kref);
 	file->private_data = ctx;
 	return 0;
 }

@@ -70,7 +70,9 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 
 		addr = max(addr, vma->vm_start);
 		end = min(vma->vm_end, ALIGN(addr + 1, HPAGE_PMD_SIZE));
-		if (!vma_is_anonymous(vma) || !vma->anon_vma) {
+		/* Private mappings of files have anonymous pages, too. */
+		if (!vma->anon_vma || is_vm_hugetlb_page(vma) ||
+		    vma->vm_flags & VM_SPECIAL) {
 			addr = vma->vm_end;
 			continue;
 		}
@@ -151,17 +153,18 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
 
 /**
  * hmmgpu_evict_all() - bring everything home
- * @hdev: the device; no new migration to it begins any more
+ * @hdev: the device
  *
- * Does not return before VRAM is empty: memunmap_pages() would only wait in a
- * worse place. Folios that are locked or referenced for a moment come with a
+ * In removal it does not return before VRAM is empty: memunmap_pages() would only
+ * wait in a worse place. Otherwise it does what can be done. Folios that are locked or referenced for a moment come with a
  * later round. An mm that is being taken down is left to do so: only when that
  * gets nowhere is what remains collected page by page.
  *
- * Context: Process context, sleeps. &hmmgpu_device.gate is held for writing, no
- * mmap_lock is held.
+ * Context: Process context, sleeps. &hmmgpu_device.gate is held, in removal for
+ * writing; no mmap_lock is held.
+ * Return: 0 if nothing is in VRAM; otherwise -EBUSY, -EINTR or -ENODEV.
  */
-void hmmgpu_evict_all(struct hmmgpu_device *hdev)
+int hmmgpu_evict_all(struct hmmgpu_device *hdev)
 {
 	struct hmmgpu_eviction ev = { .hdev = hdev };
 	unsigned long warn = jiffies + HMMGPU_EVICT_WARN_S * HZ;
@@ -190,6 +193,14 @@ void hmmgpu_evict_all(struct hmmgpu_device *hdev)
 			idle = 0;
 			continue;
 		}
+		if (!hdev->removing) {
+			if (hdev->lost)
+				return -ENODEV;
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			if (idle > HMMGPU_EVICT_PATIENCE)
+				return -EBUSY;
+		}
 		idle++;
 		msleep(min(10 * idle, 500U));
 		if (time_after(jiffies, warn)) {
@@ -199,4 +210,5 @@ void hmmgpu_evict_all(struct hmmgpu_device *hdev)
 			warn = jiffies + HMMGPU_EVICT_WARN_S * HZ;
 		}
 	}
+	return 0;
 }

@@ -33,10 +33,10 @@ int hmmgpu_fence_timeout_ms(void)
 	return clamp(READ_ONCE(fence_timeout_ms), 100U, 3600000U);
 }
 
-static bool hmmgpu_fence_done(struct hmmgpu_device *hdev,
+static bool hmmgpu_fence_done(struct hmmgpu_ring *ring,
 			      const struct hmmgpu_fence *fence)
 {
-	struct hmmgpu_fence_record *record = &hdev->ring.fences[fence->slot];
+	struct hmmgpu_fence_record *record = &ring->fences[fence->slot];
 
 	if (le64_to_cpu(READ_ONCE(record->sequence)) != fence->sequence)
 		return false;
@@ -45,7 +45,7 @@ static bool hmmgpu_fence_done(struct hmmgpu_device *hdev,
 	return true;
 }
 
-static int hmmgpu_fence_poll(struct hmmgpu_device *hdev,
+static int hmmgpu_fence_poll(struct hmmgpu_ring *ring,
 			     const struct hmmgpu_fence *fence)
 {
 	u64 start = ktime_get_ns();
@@ -54,9 +54,9 @@ static int hmmgpu_fence_poll(struct hmmgpu_device *hdev,
 	u64 now;
 
 	do {
-		if (hmmgpu_fence_done(hdev, fence))
+		if (hmmgpu_fence_done(ring, fence))
 			return 0;
-		if (READ_ONCE(hdev->lost))
+		if (READ_ONCE(ring->hdev->lost))
 			return -ENODEV;
 		cpu_relax();
 		now = ktime_get_ns();
@@ -66,51 +66,40 @@ static int hmmgpu_fence_poll(struct hmmgpu_device *hdev,
 	return -EAGAIN;
 }
 
-static int hmmgpu_fence_sleep(struct hmmgpu_device *hdev,
+static int hmmgpu_fence_sleep(struct hmmgpu_ring *ring,
 			      const struct hmmgpu_fence *fence)
 {
+	struct hmmgpu_device *hdev = ring->hdev;
 	unsigned long end = jiffies +
 			    msecs_to_jiffies(hmmgpu_fence_timeout_ms());
-	char why[64];
+	char why[80];
 
 	hmmgpu_count(hdev, fence_sleeps, 1);
-	hmmgpu_ring_wake_later(hdev);
+	hmmgpu_ring_wake_later(ring);
 	for (;;) {
-		u32 generation;
-
-		wait_event_timeout(hdev->ring.wait,
-				   hmmgpu_fence_done(hdev, fence) ||
+		wait_event_timeout(ring->wait,
+				   hmmgpu_fence_done(ring, fence) ||
 				   READ_ONCE(hdev->lost),
 				   msecs_to_jiffies(HMMGPU_FENCE_LOOK_MS));
-		if (hmmgpu_fence_done(hdev, fence))
+		if (hmmgpu_fence_done(ring, fence))
 			return 0;
-		if (READ_ONCE(hdev->lost))
+		if (!hmmgpu_device_alive(hdev))
 			return -ENODEV;
-		generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
-		if (generation != hdev->generation) {
-			if (generation == ~0U) {
-				hmmgpu_device_lose(hdev, "device has gone");
-			} else {
-				hmmgpu_count(hdev, resets,
-					     generation - hdev->generation);
-				hmmgpu_device_lose(hdev, "device was reset");
-			}
-			return -ENODEV;
-		}
 		if (time_after(jiffies, end))
 			break;
 	}
 	hmmgpu_count(hdev, fence_timeouts, 1);
-	snprintf(why, sizeof(why), "no answer to fence %llu within %d ms",
-		 fence->sequence, hmmgpu_fence_timeout_ms());
+	snprintf(why, sizeof(why),
+		 "queue %u: no answer to fence %llu within %d ms",
+		 ring->queue, fence->sequence, hmmgpu_fence_timeout_ms());
 	hmmgpu_device_lose(hdev, why);
 	return -ETIMEDOUT;
 }
 
 /**
  * hmmgpu_fence_wait() - wait until the device has reached a fence
- * @hdev: the device
- * @fence: a fence that was submitted; it is used up
+ * @ring: the ring
+ * @fence: a fence that was submitted to @ring; it is used up
  *
  * A fence usually comes within microseconds, an interrupt takes about a hundred
  * under emulation: so spin briefly, then poll and let others run, and only then
@@ -120,16 +109,16 @@ static int hmmgpu_fence_sleep(struct hmmgpu_device *hdev,
  * Return: 0; -EIO if a descriptor before the fence failed; -ETIMEDOUT if the
  * device did not answer and was given up; -ENODEV if it is lost.
  */
-int hmmgpu_fence_wait(struct hmmgpu_device *hdev, struct hmmgpu_fence *fence)
+int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
+	struct hmmgpu_device *hdev = ring->hdev;
 	struct hmmgpu_fence_record *record = &ring->fences[fence->slot];
 	int ret;
 
 	hmmgpu_count(hdev, fences, 1);
-	ret = hmmgpu_fence_poll(hdev, fence);
+	ret = hmmgpu_fence_poll(ring, fence);
 	if (ret == -EAGAIN)
-		ret = hmmgpu_fence_sleep(hdev, fence);
+		ret = hmmgpu_fence_sleep(ring, fence);
 	if (ret) {
 		/* Wait until the device is quiet, whoever found it lost. */
 		hmmgpu_device_lose(hdev, "lost");

@@ -6,6 +6,7 @@
 #define HMMGPU_DRV_H
 
 #include <linux/atomic.h>
+#include <linux/idr.h>
 #include <linux/io.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -77,7 +78,19 @@
 #define HMMGPU_RING_LOG2	14
 #define HMMGPU_FENCE_SLOTS	128
 #define HMMGPU_SPARE_BATCHES	4
-#define HMMGPU_VECTOR_QUEUE0	1
+/*
+ * Entries of the invalidation queue. Whoever invalidates waits for it, so few are
+ * in it at a time.
+ */
+#define HMMGPU_INVALIDATION_RING_LOG2	9
+/* Entries of the fault queue: a context has one fault at a time. */
+#define HMMGPU_FAULT_RING_LOG2	8
+
+#define HMMGPU_VECTOR_COPY	1
+#define HMMGPU_VECTOR_INVALIDATION	2
+#define HMMGPU_VECTOR_FAULT	3
+#define HMMGPU_VECTOR_COMPUTE	4
+#define HMMGPU_VECTORS		5
 
 #define HMMGPU_NR_COUNTERS	(sizeof(struct hmmgpu_stats) / sizeof(u64))
 /* Index of a counter: the place of its field in struct hmmgpu_stats. */
@@ -88,8 +101,12 @@
 #define hmmgpu_count_order(hdev, field, order, n) \
 	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field) + (order)])
 
+struct hmmgpu_device;
+
 /**
- * struct hmmgpu_ring - the copy queue
+ * struct hmmgpu_ring - a queue of descriptors: copies, or invalidations
+ * @hdev: the device
+ * @queue: number of the queue
  * @lock: protects @producer, @next_sequence, @slots and the ring's slots
  * @header: queue header, shared with the device
  * @header_dma: its DMA address
@@ -104,6 +121,8 @@
  * @wait: sleepers for fences and for free fence records
  */
 struct hmmgpu_ring {
+	struct hmmgpu_device *hdev;
+	unsigned int queue;
 	spinlock_t lock; /* protects producer, next_sequence, slots, entries */
 	struct hmmgpu_queue_header *header;
 	dma_addr_t header_dma;
@@ -144,7 +163,68 @@ struct hmmgpu_submission {
 	struct hmmgpu_fence *fence;
 };
 
+/**
+ * struct hmmgpu_fault_ring - the fault queue
+ * @header: queue header, shared with the device
+ * @header_dma: its DMA address
+ * @records: fault records, written by the device
+ * @records_dma: their DMA address
+ * @size: number of records, a power of two
+ * @consumer: index after the last record that was taken
+ */
+struct hmmgpu_fault_ring {
+	struct hmmgpu_queue_header *header;
+	dma_addr_t header_dma;
+	struct hmmgpu_fault_record *records;
+	dma_addr_t records_dma;
+	u32 size;
+	u32 consumer;
+};
+
+/**
+ * struct hmmgpu_owner - who got a block of VRAM: a hint, nothing holds the mm
+ * @mm: the mm, to be compared only
+ * @addr: address in @mm of the 2 MiB that it is for
+ * @keep: it should be the last to make room for something else
+ */
+struct hmmgpu_owner {
+	const struct mm_struct *mm;
+	unsigned long addr;
+	bool keep;
+};
+
+/**
+ * struct hmmgpu_move - migration of a range of an mm
+ * @mm: the mm; the caller holds a reference
+ * @start: first address, page-aligned
+ * @end: end of the range, page-aligned
+ * @direction: HMMGPU_DIR_SYS_TO_DEV or HMMGPU_DIR_DEV_TO_SYS
+ * @trigger: TRIGGER value
+ * @any_vma: whatever the core can migrate, not only anonymous memory
+ * @try_lock: home only: do not wait long for mmap_lock
+ * @keep: what moves to the device should be the last to be evicted
+ * @moved: out: pages that moved, zero-filled holes among them
+ * @present: out: pages that were already there
+ * @skipped: out: pages that did not move
+ * @max_order: out: largest order that moved
+ */
+struct hmmgpu_move {
+	struct mm_struct *mm;
+	unsigned long start;
+	unsigned long end;
+	unsigned int direction;
+	unsigned int trigger;
+	bool any_vma;
+	bool try_lock;
+	bool keep;
+	unsigned long moved;
+	unsigned long present;
+	unsigned long skipped;
+	unsigned int max_order;
+};
+
 struct hmmgpu_block;
+struct hmmgpu_context;
 
 /**
  * struct hmmgpu_vram - the VRAM allocator
@@ -154,6 +234,8 @@ struct hmmgpu_block;
  * @free: blocks of which nothing is allocated
  * @partial: split blocks that have free pages
  * @noted: blocks with notes that the device has not got yet
+ * @used: blocks of which something is allocated; the first is the next to make
+ *        room for something else
  * @used_pages: pages that are allocated
  */
 struct hmmgpu_vram {
@@ -163,6 +245,7 @@ struct hmmgpu_vram {
 	struct list_head free;
 	struct list_head partial;
 	struct list_head noted;
+	struct list_head used;
 	unsigned long used_pages;
 };
 
@@ -187,7 +270,17 @@ struct hmmgpu_vram {
  * @generation: generation at probe
  * @vram_bytes: size of VRAM
  * @scrub_code: executable memory needs a CPU write before the device's
+ * @nr_contexts: number of contexts of the device; zero if it cannot compute
  * @ring: the copy queue
+ * @invalidations: the invalidation queue
+ * @fault_ring: the fault queue
+ * @context_ids: numbers of contexts that are in use
+ * @context_lock: protects @contexts
+ * @contexts: contexts, by number
+ * @files_lock: protects @files
+ * @files: open files, for what they know of an mm
+ * @job_wait: sleepers for jobs
+ * @fail_large: fail the next allocation of a large folio, once
  * @vram: the VRAM allocator
  * @pagemap: struct pages for VRAM
  * @region: the physical addresses that they have
@@ -219,7 +312,17 @@ struct hmmgpu_device {
 	u32 generation;
 	u64 vram_bytes;
 	bool scrub_code;
+	unsigned int nr_contexts;
 	struct hmmgpu_ring ring;
+	struct hmmgpu_ring invalidations;
+	struct hmmgpu_fault_ring fault_ring;
+	struct ida context_ids;
+	spinlock_t context_lock; /* protects contexts */
+	struct hmmgpu_context *contexts[HMMGPU_MAX_CONTEXTS];
+	spinlock_t files_lock; /* protects files */
+	struct list_head files;
+	wait_queue_head_t job_wait;
+	atomic_t fail_large;
 	struct hmmgpu_vram vram;
 	struct dev_pagemap pagemap;
 	struct resource *region;
@@ -266,27 +369,42 @@ void hmmgpu_device_put(struct hmmgpu_device *hdev);
 int hmmgpu_device_identify(struct hmmgpu_device *hdev);
 int hmmgpu_device_reset(struct hmmgpu_device *hdev);
 int hmmgpu_device_check(struct hmmgpu_device *hdev);
+bool hmmgpu_device_alive(struct hmmgpu_device *hdev);
+void hmmgpu_device_stop(struct hmmgpu_device *hdev);
 void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why);
-int hmmgpu_device_irqs(struct hmmgpu_device *hdev);
-void hmmgpu_device_free_irqs(struct hmmgpu_device *hdev);
+u64 hmmgpu_read64(struct hmmgpu_device *hdev, u32 reg_lo, u32 reg_hi);
 const char *hmmgpu_status_name(u32 status);
 
+/* irq.c */
+int hmmgpu_irqs_init(struct hmmgpu_device *hdev);
+void hmmgpu_irqs_exit(struct hmmgpu_device *hdev);
+
+/* fault_queue.c */
+int hmmgpu_fault_ring_init(struct hmmgpu_device *hdev);
+void hmmgpu_fault_ring_exit(struct hmmgpu_device *hdev);
+void hmmgpu_fault_ring_drain(struct hmmgpu_device *hdev);
+
 /* ring.c */
-int hmmgpu_ring_init(struct hmmgpu_device *hdev);
-void hmmgpu_ring_exit(struct hmmgpu_device *hdev);
-int hmmgpu_ring_submit(struct hmmgpu_device *hdev,
+int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
+		     unsigned int queue, u32 log2, unsigned int vector);
+void hmmgpu_ring_exit(struct hmmgpu_ring *ring);
+int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub);
 int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait);
-void hmmgpu_ring_wake_later(struct hmmgpu_device *hdev);
+void hmmgpu_ring_wake_later(struct hmmgpu_ring *ring);
+int hmmgpu_queue_start(struct hmmgpu_device *hdev, u32 base,
+		       dma_addr_t header, dma_addr_t ring, u32 log2,
+		       unsigned int vector);
 
 /* fence.c */
-int hmmgpu_fence_wait(struct hmmgpu_device *hdev, struct hmmgpu_fence *fence);
+int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence);
 int hmmgpu_fence_timeout_ms(void);
 
 /* vram.c */
 int hmmgpu_vram_init(struct hmmgpu_device *hdev);
 void hmmgpu_vram_exit(struct hmmgpu_device *hdev);
-struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order);
+struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order,
+			       const struct hmmgpu_owner *owner);
 void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
 		      unsigned int order);
 void hmmgpu_vram_split(struct hmmgpu_device *hdev, unsigned long page);
@@ -295,6 +413,8 @@ unsigned int hmmgpu_vram_take_notes(struct hmmgpu_device *hdev,
 				    unsigned int room);
 bool hmmgpu_vram_has_notes(struct hmmgpu_device *hdev);
 unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev);
+bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev,
+			struct hmmgpu_owner *owner);
 unsigned int hmmgpu_vram_list(struct hmmgpu_device *hdev,
 			      unsigned long *position, unsigned long *pfns,
 			      unsigned int room);
@@ -307,13 +427,14 @@ void hmmgpu_pagemap_exit(struct hmmgpu_device *hdev);
 vm_fault_t hmmgpu_fault(struct vm_fault *vmf);
 
 /* migrate.c */
-int hmmgpu_migrate(struct hmmgpu_device *hdev, struct mm_struct *mm,
-		   unsigned int direction, struct hmmgpu_migrate *arg);
-int hmmgpu_migrate_small(struct hmmgpu_device *hdev, struct mm_struct *mm,
-			 unsigned long *found);
+int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move);
 
 /* evict.c */
-void hmmgpu_evict_all(struct hmmgpu_device *hdev);
+int hmmgpu_evict_all(struct hmmgpu_device *hdev);
+
+/* reclaim.c */
+bool hmmgpu_reclaim(struct hmmgpu_device *hdev,
+		    const struct hmmgpu_owner *wanted);
 
 /* ioctl.c */
 int hmmgpu_node_init(struct hmmgpu_device *hdev);

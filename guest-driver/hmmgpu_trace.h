@@ -24,6 +24,12 @@
 			 { HMMGPU_TRIGGER_CPU_FAULT, "cpu_fault" }, \
 			 { HMMGPU_TRIGGER_EVICT, "evict" })
 
+#define show_hmmgpu_access(value) \
+	__print_symbolic(value, \
+			 { HMMGPU_FAULT_READ, "read" }, \
+			 { HMMGPU_FAULT_WRITE, "write" }, \
+			 { HMMGPU_FAULT_ATOMIC, "atomic" })
+
 TRACE_EVENT(hmmgpu_migrate_begin,
 	TP_PROTO(int id, u64 span, unsigned int direction,
 		 unsigned int trigger, unsigned long addr,
@@ -123,6 +129,75 @@ TRACE_EVENT(hmmgpu_split,
 	TP_printk("hmmgpu%d vram=%#llx order=%u->%u",
 		  __entry->id, __entry->vram, __entry->from_order,
 		  __entry->to_order)
+);
+
+TRACE_EVENT(hmmgpu_gpu_fault,
+	TP_PROTO(int id, unsigned int context, u64 addr, unsigned int access,
+		 unsigned int reason, int outcome),
+	TP_ARGS(id, context, addr, access, reason, outcome),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(unsigned int, context)
+		__field(u64, addr)
+		__field(unsigned int, access)
+		__field(unsigned int, reason)
+		__field(int, outcome)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->context = context;
+		__entry->addr = addr;
+		__entry->access = access;
+		__entry->reason = reason;
+		__entry->outcome = outcome;
+	),
+	TP_printk("hmmgpu%d context=%u addr=%#llx %s reason=%u outcome=%d",
+		  __entry->id, __entry->context, __entry->addr,
+		  show_hmmgpu_access(__entry->access), __entry->reason,
+		  __entry->outcome)
+);
+
+TRACE_EVENT(hmmgpu_map,
+	TP_PROTO(int id, unsigned int context, unsigned long start,
+		 unsigned long end, long pages),
+	TP_ARGS(id, context, start, end, pages),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(unsigned int, context)
+		__field(unsigned long, start)
+		__field(unsigned long, end)
+		__field(long, pages)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->context = context;
+		__entry->start = start;
+		__entry->end = end;
+		__entry->pages = pages;
+	),
+	TP_printk("hmmgpu%d context=%u %#lx-%#lx pages=%ld",
+		  __entry->id, __entry->context, __entry->start, __entry->end,
+		  __entry->pages)
+);
+
+TRACE_EVENT(hmmgpu_invalidate,
+	TP_PROTO(int id, unsigned int context, unsigned long start,
+		 unsigned long end),
+	TP_ARGS(id, context, start, end),
+	TP_STRUCT__entry(
+		__field(int, id)
+		__field(unsigned int, context)
+		__field(unsigned long, start)
+		__field(unsigned long, end)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->context = context;
+		__entry->start = start;
+		__entry->end = end;
+	),
+	TP_printk("hmmgpu%d context=%u %#lx-%#lx",
+		  __entry->id, __entry->context, __entry->start, __entry->end)
 );
 
 #endif /* HMMGPU_TRACE_H */

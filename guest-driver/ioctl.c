@@ -4,24 +4,49 @@
  */
 #include <linux/fs.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "hmmgpu_drv.h"
+#include "context.h"
+
+static atomic64_t hmmgpu_clients;
 
 static int hmmgpu_open(struct inode *inode, struct file *file)
 {
 	/* misc_open() excludes misc_deregister(), so the device is alive. */
 	struct hmmgpu_device *hdev = container_of(file->private_data,
 						  struct hmmgpu_device, misc);
+	struct hmmgpu_file *hfile = kzalloc(sizeof(*hfile), GFP_KERNEL);
 
+	if (!hfile)
+		return -ENOMEM;
 	kref_get(&hdev->kref);
-	file->private_data = hdev;
+	hfile->hdev = hdev;
+	/* Only the struct is held: an open file does not keep memory alive. */
+	mmgrab(current->mm);
+	hfile->mm = current->mm;
+	hfile->client = atomic64_inc_return(&hmmgpu_clients);
+	mutex_init(&hfile->lock);
+	spin_lock(&hdev->files_lock);
+	list_add(&hfile->link, &hdev->files);
+	spin_unlock(&hdev->files_lock);
+	file->private_data = hfile;
 	return 0;
 }
 
 static int hmmgpu_release(struct inode *inode, struct file *file)
 {
-	hmmgpu_device_put(file->private_data);
+	struct hmmgpu_file *hfile = file->private_data;
+	struct hmmgpu_device *hdev = hfile->hdev;
+
+	hmmgpu_context_destroy(hfile->ctx);
+	spin_lock(&hdev->files_lock);
+	list_del(&hfile->link);
+	spin_unlock(&hdev->files_lock);
+	mmdrop(hfile->mm);
+	mutex_destroy(&hfile->lock);
+	kfree(hfile);
+	hmmgpu_device_put(hdev);
 	return 0;
 }
 
@@ -40,25 +65,47 @@ static int hmmgpu_ioctl_query(struct hmmgpu_device *hdev, void __user *argp)
 	return copy_to_user(argp, &query, sizeof(query)) ? -EFAULT : 0;
 }
 
-static int hmmgpu_ioctl_migrate(struct hmmgpu_device *hdev,
+/**
+ * hmmgpu_range_valid() - is this a range of pages?
+ * @addr: first address
+ * @size: length in bytes
+ *
+ * Return: true if it is, and not an empty one.
+ */
+bool hmmgpu_range_valid(u64 addr, u64 size)
+{
+	u64 end;
+
+	return size && PAGE_ALIGNED(addr) && PAGE_ALIGNED(size) &&
+	       !check_add_overflow(addr, size, &end) && end <= ULONG_MAX;
+}
+
+static int hmmgpu_ioctl_migrate(struct hmmgpu_file *hfile,
 				unsigned int direction, void __user *argp)
 {
+	struct hmmgpu_move move = {
+		.mm = hfile->mm,
+		.direction = direction,
+		.trigger = HMMGPU_TRIGGER_PREFETCH,
+	};
 	struct hmmgpu_migrate arg;
-	u64 end;
 	int ret;
 
 	if (copy_from_user(&arg, argp, sizeof(arg)))
 		return -EFAULT;
-	if (arg.flags || arg.reserved || !arg.size ||
-	    !PAGE_ALIGNED(arg.addr) || !PAGE_ALIGNED(arg.size) ||
-	    check_add_overflow(arg.addr, arg.size, &end) || end > ULONG_MAX)
+	if (arg.flags || arg.reserved || !hmmgpu_range_valid(arg.addr, arg.size))
 		return -EINVAL;
-	arg.moved_bytes = 0;
-	arg.present_bytes = 0;
-	arg.skipped_bytes = 0;
+	move.start = arg.addr;
+	move.end = arg.addr + arg.size;
 
-	/* A kernel thread has no mm, and cannot come here. */
-	ret = hmmgpu_migrate(hdev, current->mm, direction, &arg);
+	ret = -ESRCH;
+	if (mmget_not_zero(hfile->mm)) {
+		ret = hmmgpu_move(hfile->hdev, &move);
+		mmput(hfile->mm);
+	}
+	arg.moved_bytes = PFN_PHYS(move.moved);
+	arg.present_bytes = PFN_PHYS(move.present);
+	arg.skipped_bytes = PFN_PHYS(move.skipped);
 	if (copy_to_user(argp, &arg, sizeof(arg)))
 		return -EFAULT;
 	return ret;
@@ -97,40 +144,43 @@ static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev, void __user *argp)
 	ret = hmmgpu_ring_flush_notes(hdev, false);
 	if (ret)
 		return ret;
-	ret = hmmgpu_ring_submit(hdev, &sub);
-	return ret ?: hmmgpu_fence_wait(hdev, &fence);
+	ret = hmmgpu_ring_submit(&hdev->ring, &sub);
+	return ret ?: hmmgpu_fence_wait(&hdev->ring, &fence);
 }
 
-static long hmmgpu_ioctl_do(struct hmmgpu_device *hdev, unsigned int cmd,
+static long hmmgpu_ioctl_do(struct hmmgpu_file *hfile, unsigned int cmd,
 			    void __user *argp)
 {
+	struct hmmgpu_device *hdev = hfile->hdev;
+
 	switch (cmd) {
 	case HMMGPU_IOC_QUERY:
 		return hmmgpu_ioctl_query(hdev, argp);
 	case HMMGPU_IOC_MIGRATE_TO_DEVICE:
-		return hmmgpu_ioctl_migrate(hdev, HMMGPU_DIR_SYS_TO_DEV, argp);
+		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_SYS_TO_DEV, argp);
 	case HMMGPU_IOC_MIGRATE_TO_SYSTEM:
-		return hmmgpu_ioctl_migrate(hdev, HMMGPU_DIR_DEV_TO_SYS, argp);
+		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_DEV_TO_SYS, argp);
 	case HMMGPU_IOC_STATS:
 		return hmmgpu_ioctl_stats(hdev, argp);
 	case HMMGPU_IOC_MARK:
 		return hmmgpu_ioctl_mark(hdev, argp);
 	default:
-		return -ENOTTY;
+		return hmmgpu_compute_ioctl(hfile, cmd, argp);
 	}
 }
 
 static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
 			 unsigned long arg)
 {
-	struct hmmgpu_device *hdev = file->private_data;
+	struct hmmgpu_file *hfile = file->private_data;
+	struct hmmgpu_device *hdev = hfile->hdev;
 	long ret;
 
 	if (down_read_killable(&hdev->gate))
 		return -EINTR;
 	ret = hmmgpu_device_check(hdev);
 	if (!ret)
-		ret = hmmgpu_ioctl_do(hdev, cmd, (void __user *)arg);
+		ret = hmmgpu_ioctl_do(hfile, cmd, (void __user *)arg);
 	up_read(&hdev->gate);
 	return ret;
 }

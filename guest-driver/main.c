@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 
 #include "batch.h"
+#include "context.h"
 
 static DEFINE_IDA(hmmgpu_ids);
 
@@ -16,6 +17,7 @@ static void hmmgpu_device_release(struct kref *kref)
 	struct hmmgpu_device *hdev = container_of(kref, struct hmmgpu_device,
 						  kref);
 
+	ida_destroy(&hdev->context_ids);
 	ida_free(&hmmgpu_ids, hdev->id);
 	kvfree(hdev);
 }
@@ -58,11 +60,54 @@ static struct hmmgpu_device *hmmgpu_device_alloc(struct pci_dev *pdev)
 	kref_init(&hdev->kref);
 	init_rwsem(&hdev->gate);
 	mutex_init(&hdev->lost_lock);
+	ida_init(&hdev->context_ids);
+	spin_lock_init(&hdev->context_lock);
+	spin_lock_init(&hdev->files_lock);
+	INIT_LIST_HEAD(&hdev->files);
+	init_waitqueue_head(&hdev->job_wait);
 	spin_lock_init(&hdev->batch_lock);
 	INIT_LIST_HEAD(&hdev->batches);
 	INIT_DELAYED_WORK(&hdev->note_work, hmmgpu_note_work);
 	hdev->scrub_code = hmmgpu_on_tcg();
 	return hdev;
+}
+
+static int hmmgpu_queues_init(struct hmmgpu_device *hdev)
+{
+	int ret;
+
+	ret = hmmgpu_ring_init(&hdev->ring, hdev, 0, HMMGPU_RING_LOG2,
+			       HMMGPU_VECTOR_COPY);
+	if (ret || !hdev->nr_contexts)
+		return ret;
+	ret = hmmgpu_ring_init(&hdev->invalidations, hdev,
+			       HMMGPU_INVALIDATION_QUEUE,
+			       HMMGPU_INVALIDATION_RING_LOG2,
+			       HMMGPU_VECTOR_INVALIDATION);
+	if (ret)
+		goto err_ring;
+	ret = hmmgpu_fault_ring_init(hdev);
+	if (ret)
+		goto err_invalidations;
+	return 0;
+
+err_invalidations:
+	hmmgpu_device_stop(hdev);
+	hmmgpu_ring_exit(&hdev->invalidations);
+err_ring:
+	hmmgpu_device_stop(hdev);
+	hmmgpu_ring_exit(&hdev->ring);
+	return ret;
+}
+
+static void hmmgpu_queues_exit(struct hmmgpu_device *hdev)
+{
+	hmmgpu_device_stop(hdev);
+	if (hdev->nr_contexts) {
+		hmmgpu_fault_ring_exit(hdev);
+		hmmgpu_ring_exit(&hdev->invalidations);
+	}
+	hmmgpu_ring_exit(&hdev->ring);
 }
 
 static int hmmgpu_pci_init(struct hmmgpu_device *hdev)
@@ -136,12 +181,12 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 		ret = -ENOMEM;
 		goto err_pci;
 	}
-	ret = hmmgpu_ring_init(hdev);
+	ret = hmmgpu_queues_init(hdev);
 	if (ret)
 		goto err_wq;
-	ret = hmmgpu_device_irqs(hdev);
+	ret = hmmgpu_irqs_init(hdev);
 	if (ret)
-		goto err_ring;
+		goto err_queues;
 	ret = hmmgpu_vram_init(hdev);
 	if (ret)
 		goto err_irqs;
@@ -153,8 +198,10 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 		goto err_pagemap;
 	hmmgpu_debugfs_add(hdev);
 
-	dev_info(hdev->dev, "%s: %llu MiB of VRAM, folio orders %#x%s\n",
+	dev_info(hdev->dev,
+		 "%s: %llu MiB of VRAM, folio orders %#x, %u contexts%s\n",
 		 hdev->name, hdev->vram_bytes >> 20, hdev->folio_orders,
+		 hdev->nr_contexts,
 		 hdev->scrub_code ? ", emulated CPU" : "");
 	return 0;
 
@@ -163,9 +210,9 @@ err_pagemap:
 err_vram:
 	hmmgpu_vram_exit(hdev);
 err_irqs:
-	hmmgpu_device_free_irqs(hdev);
-err_ring:
-	hmmgpu_ring_exit(hdev);
+	hmmgpu_irqs_exit(hdev);
+err_queues:
+	hmmgpu_queues_exit(hdev);
 err_wq:
 	destroy_workqueue(hdev->wq);
 err_pci:
@@ -187,7 +234,10 @@ static void hmmgpu_remove(struct pci_dev *pdev)
 
 	hmmgpu_node_exit(hdev);
 	WRITE_ONCE(hdev->removing, true);
+	/* Who waits for a job holds the gate. */
+	wake_up_all(&hdev->job_wait);
 	down_write(&hdev->gate);
+	hmmgpu_contexts_stop(hdev);
 	hmmgpu_evict_all(hdev);
 	up_write(&hdev->gate);
 
@@ -197,8 +247,8 @@ static void hmmgpu_remove(struct pci_dev *pdev)
 		hmmgpu_ring_flush_notes(hdev, true);
 	hmmgpu_debugfs_remove(hdev);
 	hmmgpu_vram_exit(hdev);
-	hmmgpu_device_free_irqs(hdev);
-	hmmgpu_ring_exit(hdev);
+	hmmgpu_irqs_exit(hdev);
+	hmmgpu_queues_exit(hdev);
 	destroy_workqueue(hdev->wq);
 	hmmgpu_batch_free_all(hdev);
 	hmmgpu_pci_exit(hdev);

@@ -3,6 +3,7 @@
  * Migration by request: a range of one mm, one VMA after the other, in batches
  * of which two are in flight. While the engine copies one, the next is collected.
  */
+#include <linux/delay.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
@@ -10,9 +11,13 @@
 #include "batch.h"
 #include "hmmgpu_trace.h"
 
+/* With &hmmgpu_move.try_lock: how often to try for mmap_lock. */
+#define HMMGPU_LOCK_TRIES	20
+
 /**
  * struct hmmgpu_request - one migration by request
  * @hdev: the device
+ * @move: what is asked for, and gets the results
  * @mm: the mm
  * @direction: DIR value
  * @flight: the batch whose copies are under way, or NULL
@@ -20,13 +25,10 @@
  * @addr: all in front of it is done or in flight
  * @end: end of the range
  * @small_end: up to here, single pages only
- * @moved: pages that moved
- * @present: pages that were there
- * @skipped: pages that did not move
- * @max_order: largest order that moved
  */
 struct hmmgpu_request {
 	struct hmmgpu_device *hdev;
+	struct hmmgpu_move *move;
 	struct mm_struct *mm;
 	unsigned int direction;
 	struct hmmgpu_batch *flight;
@@ -34,23 +36,20 @@ struct hmmgpu_request {
 	unsigned long addr;
 	unsigned long end;
 	unsigned long small_end;
-	unsigned long moved;
-	unsigned long present;
-	unsigned long skipped;
-	unsigned int max_order;
 };
 
 static int hmmgpu_request_complete(struct hmmgpu_request *req,
 				   struct hmmgpu_batch *batch)
 {
+	struct hmmgpu_move *move = req->move;
 	int ret;
 
 	ret = hmmgpu_batch_commit(batch);
 	hmmgpu_batch_finish(batch);
-	req->moved += batch->moved;
-	req->present += batch->present;
-	req->skipped += batch->stop - batch->moved - batch->present;
-	req->max_order = max(req->max_order, batch->max_order);
+	move->moved += batch->moved;
+	move->present += batch->present;
+	move->skipped += batch->stop - batch->moved - batch->present;
+	move->max_order = max(move->max_order, batch->max_order);
 	return ret;
 }
 
@@ -66,15 +65,15 @@ static int hmmgpu_request_drain(struct hmmgpu_request *req)
 }
 
 /*
- * Anonymous memory only. A VMA without any access is left out on the way to the
- * device, because holes are filled on the way: guard areas of thread stacks
- * would take VRAM.
+ * Anonymous memory only, if not asked for more. A VMA without any access is left
+ * out on the way to the device, because holes are filled on the way: guard areas
+ * of thread stacks would take VRAM.
  */
 static bool hmmgpu_vma_eligible(struct hmmgpu_request *req,
 				struct vm_area_struct *vma)
 {
-	if (!vma_is_anonymous(vma) || is_vm_hugetlb_page(vma) ||
-	    vma->vm_flags & VM_SPECIAL)
+	if (!(req->move->any_vma || vma_is_anonymous(vma)) ||
+	    is_vm_hugetlb_page(vma) || vma->vm_flags & VM_SPECIAL)
 		return false;
 	return req->direction == HMMGPU_DIR_DEV_TO_SYS ||
 	       vma->vm_flags & VM_ACCESS_FLAGS;
@@ -157,6 +156,16 @@ static bool hmmgpu_request_must_split(struct hmmgpu_request *req,
 	       hmmgpu_shared_large(req->hdev, vma, start);
 }
 
+static struct hmmgpu_batch *hmmgpu_request_spare(struct hmmgpu_request *req)
+{
+	struct hmmgpu_batch *batch;
+
+	batch = hmmgpu_batch_get(req->hdev, req->direction, req->move->trigger);
+	if (batch)
+		batch->keep = req->move->keep;
+	return batch;
+}
+
 static int hmmgpu_request_batch(struct hmmgpu_request *req,
 				struct vm_area_struct *vma)
 {
@@ -169,7 +178,7 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 		hmmgpu_request_go_small(req);
 	if (hmmgpu_batch_collect(batch, vma, start, end,
 				 hmmgpu_request_flags(req), NULL)) {
-		req->skipped += PHYS_PFN(end - start);
+		req->move->skipped += PHYS_PFN(end - start);
 		req->addr = end;
 		return 0;
 	}
@@ -185,8 +194,8 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 		if (ret)
 			return ret;
 	} else {
-		req->spare = hmmgpu_batch_get(req->hdev, req->direction,
-					      HMMGPU_TRIGGER_PREFETCH);
+		if (req->addr < req->end)
+			req->spare = hmmgpu_request_spare(req);
 		if (!req->spare) {
 			/* Then one at a time. */
 			ret = hmmgpu_request_drain(req);
@@ -210,6 +219,16 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
  */
 static int hmmgpu_request_lock(struct hmmgpu_request *req)
 {
+	unsigned int tries;
+
+	if (req->move->try_lock) {
+		for (tries = 0; tries < HMMGPU_LOCK_TRIES; tries++) {
+			if (hmmgpu_mmap_write_trylock(req->mm))
+				return 0;
+			usleep_range(100, 500);
+		}
+		return -EAGAIN;
+	}
 	if (req->direction == HMMGPU_DIR_DEV_TO_SYS)
 		return mmap_write_lock_killable(req->mm);
 	return mmap_read_lock_killable(req->mm);
@@ -257,7 +276,7 @@ static int hmmgpu_request_step(struct hmmgpu_request *req)
 	} else if (vma) {
 		next = min(next, vma->vm_start);
 	}
-	req->skipped += PHYS_PFN(next - req->addr);
+	req->move->skipped += PHYS_PFN(next - req->addr);
 	req->addr = next;
 	return 0;
 }
@@ -267,8 +286,9 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 	int ret = 0, err;
 
 	while (!ret && req->addr < req->end) {
-		if (hmmgpu_request_lock(req))
-			return -EINTR;
+		ret = hmmgpu_request_lock(req);
+		if (ret)
+			return ret;
 		/* Let go when someone else wants it. */
 		do {
 			if (fatal_signal_pending(current))
@@ -287,43 +307,45 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 }
 
 /**
- * hmmgpu_migrate() - migrate a range of an mm
+ * hmmgpu_move() - migrate a range of an mm
  * @hdev: the device
- * @mm: the mm; the caller holds a reference
- * @direction: HMMGPU_DIR_SYS_TO_DEV or HMMGPU_DIR_DEV_TO_SYS
- * @arg: the range, checked; gets the results, which are valid in any case
+ * @move: what is asked for; gets the results, which are valid in any case
  *
  * Now and then a page does not migrate, because someone else has a reference at
  * the wrong moment: it is counted as skipped and is no error.
  *
- * Context: Process context, &hmmgpu_device.gate is held for reading.
- * Return: 0 or a negative errno as documented for the ioctls.
+ * Context: Process context, no mmap_lock is held. Removal must not be beyond
+ * stopping contexts: &hmmgpu_device.gate is held for reading, or this is the
+ * thread of a context.
+ * Return: 0; -ENOSPC, VRAM is full; -ENOMEM, no system memory; -EIO, a copy
+ * failed and the pages stayed where they were; -ETIMEDOUT, the device did not
+ * answer; -EINTR, a fatal signal; -ENODEV, the device has gone or goes; -EAGAIN,
+ * mmap_lock could not be had with &hmmgpu_move.try_lock.
  */
-int hmmgpu_migrate(struct hmmgpu_device *hdev, struct mm_struct *mm,
-		   unsigned int direction, struct hmmgpu_migrate *arg)
+int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move)
 {
 	struct hmmgpu_request req = {
 		.hdev = hdev,
-		.mm = mm,
-		.direction = direction,
-		.addr = arg->addr,
-		.end = arg->addr + arg->size,
+		.move = move,
+		.mm = move->mm,
+		.direction = move->direction,
+		.addr = move->start,
+		.end = move->end,
 	};
 	struct hmmgpu_span span;
 	int ret;
 
-	lockdep_assert_held_read(&hdev->gate);
-	req.spare = hmmgpu_batch_get(hdev, direction, HMMGPU_TRIGGER_PREFETCH);
+	move->moved = 0;
+	move->present = 0;
+	move->skipped = 0;
+	move->max_order = 0;
+	req.spare = hmmgpu_request_spare(&req);
 	if (!req.spare)
 		return -ENOMEM;
-	hmmgpu_span_begin(hdev, &span, direction, HMMGPU_TRIGGER_PREFETCH,
-			  arg->addr, PHYS_PFN(arg->size));
+	hmmgpu_span_begin(hdev, &span, move->direction, move->trigger,
+			  move->start, PHYS_PFN(move->end - move->start));
 	ret = hmmgpu_request_run(&req);
-	hmmgpu_span_end(hdev, &span, req.max_order, req.moved);
+	hmmgpu_span_end(hdev, &span, move->max_order, move->moved);
 	hmmgpu_batch_put(req.spare);
-
-	arg->moved_bytes = (u64)req.moved << PAGE_SHIFT;
-	arg->present_bytes = (u64)req.present << PAGE_SHIFT;
-	arg->skipped_bytes = (u64)req.skipped << PAGE_SHIFT;
 	return ret;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The copy queue: its memory, and putting descriptors into it.
+ * Queues of descriptors, for copies and for invalidations: their memory, and
+ * putting descriptors into them.
  */
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
@@ -29,16 +30,17 @@ static void hmmgpu_ring_put(struct hmmgpu_ring *ring,
 }
 
 /* The notes of freed and split VRAM go first: it may be used anew behind them. */
-static void hmmgpu_ring_put_notes(struct hmmgpu_device *hdev, u32 room)
+static void hmmgpu_ring_put_notes(struct hmmgpu_ring *ring, u32 room)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
 	struct hmmgpu_desc notes[HMMGPU_NOTES_AT_ONCE];
 	unsigned int left = min(room, HMMGPU_NOTES_PER_SUBMIT);
 	unsigned int nr;
 
+	if (ring != &ring->hdev->ring)
+		return;
 	do {
 		nr = min(left, HMMGPU_NOTES_AT_ONCE);
-		nr = hmmgpu_vram_take_notes(hdev, notes, nr);
+		nr = hmmgpu_vram_take_notes(ring->hdev, notes, nr);
 		hmmgpu_ring_put(ring, notes, nr);
 		left -= nr;
 	} while (nr);
@@ -58,9 +60,9 @@ static void hmmgpu_ring_put_fence(struct hmmgpu_ring *ring, unsigned int slot,
 	hmmgpu_ring_put(ring, &desc, 1);
 }
 
-static void hmmgpu_ring_publish(struct hmmgpu_device *hdev, u32 from)
+static void hmmgpu_ring_publish(struct hmmgpu_ring *ring, u32 from)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
+	struct hmmgpu_device *hdev = ring->hdev;
 
 	lockdep_assert_held(&ring->lock);
 	hmmgpu_count(hdev, descriptors, ring->producer - from);
@@ -75,16 +77,17 @@ static void hmmgpu_ring_publish(struct hmmgpu_device *hdev, u32 from)
 	mb();
 	if (READ_ONCE(ring->header->need_kick)) {
 		hmmgpu_write(hdev,
-			     HMMGPU_QUEUE_REG(0, HMMGPU_QUEUE_DOORBELL), 1);
+			     HMMGPU_QUEUE_REG(ring->queue,
+					      HMMGPU_QUEUE_DOORBELL), 1);
 		hmmgpu_count(hdev, doorbells, 1);
 	}
 }
 
 /* Returns with the lock held if it returns 0. */
-static int hmmgpu_ring_reserve(struct hmmgpu_device *hdev, u32 need,
+static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
 			       struct hmmgpu_fence *fence)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
+	struct hmmgpu_device *hdev = ring->hdev;
 	unsigned long end = jiffies +
 			    msecs_to_jiffies(hmmgpu_fence_timeout_ms());
 
@@ -118,7 +121,7 @@ static int hmmgpu_ring_reserve(struct hmmgpu_device *hdev, u32 need,
 
 /**
  * hmmgpu_ring_submit() - put descriptors into the ring
- * @hdev: the device
+ * @ring: the ring
  * @sub: what to submit
  *
  * All of @sub is contiguous in the ring: the fence's status is about nothing
@@ -129,25 +132,24 @@ static int hmmgpu_ring_reserve(struct hmmgpu_device *hdev, u32 need,
  * mmap_lock.
  * Return: 0, -ENODEV if the device is lost, -ETIMEDOUT if it just became so.
  */
-int hmmgpu_ring_submit(struct hmmgpu_device *hdev,
+int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
 	u32 need = sub->nr_notes + sub->nr_descs + !!sub->fence;
 	u32 from;
 	int ret;
 
-	ret = hmmgpu_ring_reserve(hdev, need, sub->fence);
+	ret = hmmgpu_ring_reserve(ring, need, sub->fence);
 	if (ret)
 		return ret;
 	from = ring->producer;
-	hmmgpu_ring_put_notes(hdev, hmmgpu_ring_room(ring) - need);
+	hmmgpu_ring_put_notes(ring, hmmgpu_ring_room(ring) - need);
 	hmmgpu_ring_put(ring, sub->notes, sub->nr_notes);
 	hmmgpu_ring_put(ring, sub->descs, sub->nr_descs);
 	if (sub->fence)
 		hmmgpu_ring_put_fence(ring, sub->fence->slot,
 				      sub->fence->sequence, 0);
-	hmmgpu_ring_publish(hdev, from);
+	hmmgpu_ring_publish(ring, from);
 	spin_unlock(&ring->lock);
 	return 0;
 }
@@ -166,29 +168,29 @@ int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait)
 {
 	struct hmmgpu_fence fence;
 	struct hmmgpu_submission sub = { .fence = wait ? &fence : NULL };
+	struct hmmgpu_ring *ring = &hdev->ring;
 	int ret;
 
 	while (hmmgpu_vram_has_notes(hdev)) {
-		struct hmmgpu_ring *ring = &hdev->ring;
 		u32 from;
 
-		ret = hmmgpu_ring_reserve(hdev, HMMGPU_NOTES_PER_SUBMIT, NULL);
+		ret = hmmgpu_ring_reserve(ring, HMMGPU_NOTES_PER_SUBMIT, NULL);
 		if (ret)
 			return ret;
 		from = ring->producer;
-		hmmgpu_ring_put_notes(hdev, HMMGPU_NOTES_PER_SUBMIT);
-		hmmgpu_ring_publish(hdev, from);
+		hmmgpu_ring_put_notes(ring, HMMGPU_NOTES_PER_SUBMIT);
+		hmmgpu_ring_publish(ring, from);
 		spin_unlock(&ring->lock);
 	}
 	if (!wait)
 		return 0;
-	ret = hmmgpu_ring_submit(hdev, &sub);
-	return ret ?: hmmgpu_fence_wait(hdev, &fence);
+	ret = hmmgpu_ring_submit(ring, &sub);
+	return ret ?: hmmgpu_fence_wait(ring, &fence);
 }
 
 /**
  * hmmgpu_ring_wake_later() - ask for an interrupt behind all that is submitted
- * @hdev: the device
+ * @ring: the ring
  *
  * Fences carry no interrupt, since nearly all are seen by polling. Who is about
  * to sleep puts one more fence into the ring, which does. If the ring is full
@@ -196,68 +198,97 @@ int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait)
  *
  * Context: Process context.
  */
-void hmmgpu_ring_wake_later(struct hmmgpu_device *hdev)
+void hmmgpu_ring_wake_later(struct hmmgpu_ring *ring)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
-
 	spin_lock(&ring->lock);
 	if (hmmgpu_ring_room(ring)) {
 		u32 from = ring->producer;
 
 		hmmgpu_ring_put_fence(ring, 0, ring->next_sequence++,
 				      HMMGPU_FLAG_INTERRUPT);
-		hmmgpu_ring_publish(hdev, from);
+		hmmgpu_ring_publish(ring, from);
 	}
 	spin_unlock(&ring->lock);
 }
 
-static void hmmgpu_ring_write_queue(struct hmmgpu_device *hdev, u32 reg,
-				    u32 value)
+static void hmmgpu_ring_free(struct hmmgpu_ring *ring)
 {
-	hmmgpu_write(hdev, HMMGPU_QUEUE_REG(0, reg), value);
-}
-
-static void hmmgpu_ring_free(struct hmmgpu_device *hdev)
-{
-	struct hmmgpu_ring *ring = &hdev->ring;
+	struct device *dev = ring->hdev->dev;
 
 	if (ring->fences)
-		dma_free_coherent(hdev->dev,
+		dma_free_coherent(dev,
 				  HMMGPU_FENCE_SLOTS * sizeof(*ring->fences),
 				  ring->fences, ring->fences_dma);
 	if (ring->entries)
-		dma_free_coherent(hdev->dev,
-				  ring->size * sizeof(*ring->entries),
+		dma_free_coherent(dev, ring->size * sizeof(*ring->entries),
 				  ring->entries, ring->entries_dma);
 	if (ring->header)
-		dma_free_coherent(hdev->dev, HMMGPU_QUEUE_ALIGN, ring->header,
+		dma_free_coherent(dev, HMMGPU_QUEUE_ALIGN, ring->header,
 				  ring->header_dma);
 }
 
 /**
- * hmmgpu_ring_init() - allocate the queue's memory and enable the queue
+ * hmmgpu_queue_start() - tell the device of a queue and enable it
+ * @hdev: the device
+ * @base: offset of the registers of the queue or context
+ * @header: DMA address of the queue header, zeroed
+ * @ring: DMA address of the ring
+ * @log2: log2 of the number of entries
+ * @vector: interrupt vector
+ *
+ * Context: Process context.
+ * Return: 0 or -EIO, with the reason in the log.
+ */
+int hmmgpu_queue_start(struct hmmgpu_device *hdev, u32 base, dma_addr_t header,
+		       dma_addr_t ring, u32 log2, unsigned int vector)
+{
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_HEADER_LO,
+		     lower_32_bits(header));
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_HEADER_HI,
+		     upper_32_bits(header));
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_RING_LO, lower_32_bits(ring));
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_RING_HI, upper_32_bits(ring));
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_RING_LOG2, log2);
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_VECTOR, vector);
+	hmmgpu_write(hdev, base + HMMGPU_QUEUE_CTRL, HMMGPU_QUEUE_CTRL_ENABLE);
+	if (hmmgpu_read(hdev, base + HMMGPU_QUEUE_STATUS) ==
+	    HMMGPU_QUEUE_STATUS_RUNNING)
+		return 0;
+	dev_err(hdev->dev, "queue at %#x does not start: %s\n", base,
+		hmmgpu_status_name(hmmgpu_read(hdev, HMMGPU_REG_ERROR_STATUS)));
+	return -EIO;
+}
+
+/**
+ * hmmgpu_ring_init() - allocate a queue's memory and enable the queue
+ * @ring: the ring
  * @hdev: the device, ready after a reset
+ * @queue: number of the queue
+ * @log2: log2 of the number of descriptors wanted; it may become less
+ * @vector: interrupt vector
  *
  * Rings usually land above 4 GiB: the DMA mask must be 64 bits wide.
  *
  * Return: 0 or a negative errno, with the reason in the log.
  */
-int hmmgpu_ring_init(struct hmmgpu_device *hdev)
+int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
+		     unsigned int queue, u32 log2, unsigned int vector)
 {
-	struct hmmgpu_ring *ring = &hdev->ring;
-	u32 log2 = min_t(u32, HMMGPU_RING_LOG2,
-			 hmmgpu_read(hdev, HMMGPU_REG_MAX_RING_LOG2));
+	int ret;
 
 	BUILD_BUG_ON(sizeof(struct hmmgpu_desc) != 32);
 	BUILD_BUG_ON(sizeof(struct hmmgpu_fence_record) != 32);
 	BUILD_BUG_ON(offsetof(struct hmmgpu_queue_header, need_kick) != 64);
 	BUILD_BUG_ON(offsetof(struct hmmgpu_queue_header, consumer) != 128);
 
+	log2 = min(log2, hmmgpu_read(hdev, HMMGPU_REG_MAX_RING_LOG2));
 	/* A batch of scattered pages: a note and a copy each, and its fence. */
-	if (BIT(log2) < 2 * HMMGPU_BATCH_PAGES + 1)
+	if (queue == 0 && BIT(log2) < 2 * HMMGPU_BATCH_PAGES + 1)
 		return dev_err_probe(hdev->dev, -EOPNOTSUPP,
 				     "rings of %lu entries are too short\n",
 				     BIT(log2));
+	ring->hdev = hdev;
+	ring->queue = queue;
 	ring->size = BIT(log2);
 	spin_lock_init(&ring->lock);
 	init_waitqueue_head(&ring->wait);
@@ -274,53 +305,27 @@ int hmmgpu_ring_init(struct hmmgpu_device *hdev)
 					  sizeof(*ring->fences),
 					  &ring->fences_dma, GFP_KERNEL);
 	if (!ring->header || !ring->entries || !ring->fences) {
-		hmmgpu_ring_free(hdev);
+		hmmgpu_ring_free(ring);
 		return dev_err_probe(hdev->dev, -ENOMEM,
-				     "no memory for the ring\n");
+				     "no memory for a ring\n");
 	}
-
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_HEADER_LO,
-				lower_32_bits(ring->header_dma));
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_HEADER_HI,
-				upper_32_bits(ring->header_dma));
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_RING_LO,
-				lower_32_bits(ring->entries_dma));
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_RING_HI,
-				upper_32_bits(ring->entries_dma));
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_RING_LOG2, log2);
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_VECTOR,
-				HMMGPU_VECTOR_QUEUE0);
-	hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_CTRL,
-				HMMGPU_QUEUE_CTRL_ENABLE);
-	if (hmmgpu_read(hdev, HMMGPU_QUEUE_REG(0, HMMGPU_QUEUE_STATUS)) !=
-	    HMMGPU_QUEUE_STATUS_RUNNING) {
-		u32 status = hmmgpu_read(hdev, HMMGPU_REG_ERROR_STATUS);
-
-		hmmgpu_ring_free(hdev);
-		return dev_err_probe(hdev->dev, -EIO,
-				     "queue 0 does not start: %s\n",
-				     hmmgpu_status_name(status));
-	}
-	return 0;
+	ret = hmmgpu_queue_start(hdev, HMMGPU_QUEUE_REG(queue, 0),
+				 ring->header_dma, ring->entries_dma, log2,
+				 vector);
+	if (ret)
+		hmmgpu_ring_free(ring);
+	return ret;
 }
 
 /**
- * hmmgpu_ring_exit() - stop the device and free the queue's memory
- * @hdev: the device
+ * hmmgpu_ring_exit() - free a queue's memory
+ * @ring: the ring; hmmgpu_device_stop() was called
  *
- * The device is reset, so that it forgets the ring before it is freed. The ring
- * of a device that does not reset is not freed: it may still be written to.
+ * The ring of a device that does not reset is not freed: it may still be
+ * written to.
  */
-void hmmgpu_ring_exit(struct hmmgpu_device *hdev)
+void hmmgpu_ring_exit(struct hmmgpu_ring *ring)
 {
-	if (hdev->lost && !hdev->quiesced)
-		return;
-	if (!hdev->lost) {
-		hmmgpu_ring_write_queue(hdev, HMMGPU_QUEUE_CTRL, 0);
-		if (hmmgpu_device_reset(hdev) == -ETIMEDOUT) {
-			dev_err(hdev->dev, "does not reset\n");
-			return;
-		}
-	}
-	hmmgpu_ring_free(hdev);
+	if (ring->hdev->quiesced)
+		hmmgpu_ring_free(ring);
 }

@@ -23,7 +23,7 @@ static void hmmgpu_span_submit(struct hmmgpu_device *hdev,
 	struct hmmgpu_submission sub = { .descs = &desc, .nr_descs = 1 };
 
 	/* The only error is a lost device, which the copies will tell of. */
-	hmmgpu_ring_submit(hdev, &sub);
+	hmmgpu_ring_submit(&hdev->ring, &sub);
 }
 
 /**

@@ -27,6 +27,8 @@ enum hmmgpu_block_state {
  * struct hmmgpu_block - 2 MiB of VRAM
  * @link: in &hmmgpu_vram.free or &hmmgpu_vram.partial, or in none
  * @noted: in &hmmgpu_vram.noted, or in none
+ * @age: in &hmmgpu_vram.used, or in none
+ * @owner: who got it last
  * @state: free, one folio, or single pages
  * @nr_used: of single pages: those that are allocated or in @freed
  * @split: the device has to be told that the folio was split
@@ -37,6 +39,8 @@ enum hmmgpu_block_state {
 struct hmmgpu_block {
 	struct list_head link;
 	struct list_head noted;
+	struct list_head age;
+	struct hmmgpu_owner owner;
 	u8 state;
 	u16 nr_used;
 	bool split;
@@ -60,6 +64,7 @@ int hmmgpu_vram_init(struct hmmgpu_device *hdev)
 	INIT_LIST_HEAD(&vram->free);
 	INIT_LIST_HEAD(&vram->partial);
 	INIT_LIST_HEAD(&vram->noted);
+	INIT_LIST_HEAD(&vram->used);
 	vram->nr_blocks = hdev->vram_bytes / HMMGPU_VRAM_BLOCK_BYTES;
 	vram->blocks = vcalloc(vram->nr_blocks, sizeof(*vram->blocks));
 	if (!vram->blocks)
@@ -68,6 +73,7 @@ int hmmgpu_vram_init(struct hmmgpu_device *hdev)
 				     hdev->vram_bytes);
 	for (i = 0; i < vram->nr_blocks; i++) {
 		INIT_LIST_HEAD(&vram->blocks[i].noted);
+		INIT_LIST_HEAD(&vram->blocks[i].age);
 		list_add_tail(&vram->blocks[i].link, &vram->free);
 	}
 	return 0;
@@ -108,6 +114,7 @@ static long hmmgpu_vram_take_large(struct hmmgpu_vram *vram)
 	if (!block)
 		return -1;
 	list_del_init(&block->link);
+	list_add_tail(&block->age, &vram->used);
 	block->state = HMMGPU_BLOCK_WHOLE;
 	return hmmgpu_block_first(vram, block);
 }
@@ -126,6 +133,7 @@ static long hmmgpu_vram_take_page(struct hmmgpu_vram *vram)
 		if (!block)
 			return -1;
 		list_move(&block->link, &vram->partial);
+		list_add_tail(&block->age, &vram->used);
 		block->state = HMMGPU_BLOCK_PAGES;
 		block->nr_used = 0;
 	}
@@ -136,7 +144,8 @@ static long hmmgpu_vram_take_page(struct hmmgpu_vram *vram)
 	return hmmgpu_block_first(vram, block) + bit;
 }
 
-static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order)
+static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
+			     const struct hmmgpu_owner *owner)
 {
 	struct hmmgpu_vram *vram = &hdev->vram;
 	unsigned long flags;
@@ -146,6 +155,7 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order)
 	page = order ? hmmgpu_vram_take_large(vram) :
 		       hmmgpu_vram_take_page(vram);
 	if (page >= 0) {
+		vram->blocks[page / HMMGPU_LARGE_PAGES].owner = *owner;
 		vram->used_pages += 1UL << order;
 		hmmgpu_count_order(hdev, vram_folios, order, 1);
 	}
@@ -157,6 +167,7 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order)
  * hmmgpu_vram_alloc() - allocate a folio of VRAM
  * @hdev: the device
  * @order: 0 or HMMGPU_LARGE_ORDER
+ * @owner: who gets it
  *
  * The caller has to tell the device (NOTE alloc) before it uses the memory, and
  * before it drops the reference. A freed folio of another order may have been
@@ -167,18 +178,21 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order)
  * Context: Process context, may sleep.
  * Return: the head page of a locked folio with one reference, or NULL.
  */
-struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order)
+struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order,
+			       const struct hmmgpu_owner *owner)
 {
 	struct page *page;
 	long index;
 
-	index = hmmgpu_vram_take(hdev, order);
+	if (order && atomic_xchg(&hdev->fail_large, 0))
+		return NULL;
+	index = hmmgpu_vram_take(hdev, order, owner);
 	if (index < 0) {
 		/* What was freed is free as soon as the device knows. */
 		if (!hmmgpu_vram_has_notes(hdev) ||
 		    hmmgpu_ring_flush_notes(hdev, false))
 			return NULL;
-		index = hmmgpu_vram_take(hdev, order);
+		index = hmmgpu_vram_take(hdev, order, owner);
 		if (index < 0)
 			return NULL;
 	}
@@ -273,6 +287,7 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 		if (block->whole_freed) {
 			block->state = HMMGPU_BLOCK_FREE;
 			list_add(&block->link, &vram->free);
+			list_del_init(&block->age);
 		}
 		block->split = false;
 		block->whole_freed = false;
@@ -293,6 +308,7 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 	if (!block->nr_used) {
 		block->state = HMMGPU_BLOCK_FREE;
 		list_move(&block->link, &vram->free);
+		list_del_init(&block->age);
 	} else if (was_full && block->nr_used < HMMGPU_LARGE_PAGES) {
 		list_add_tail(&block->link, &vram->partial);
 	}
@@ -367,6 +383,41 @@ unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev)
 	used = hdev->vram.used_pages;
 	spin_unlock_irqrestore(&hdev->vram.lock, flags);
 	return used;
+}
+
+/**
+ * hmmgpu_vram_oldest() - which block should make room for something else?
+ * @hdev: the device
+ * @owner: gets who has it
+ *
+ * The one that was taken into use first, of those that are not to be kept if
+ * there are any. It is the last in line for the next call, in case that it does
+ * not become free.
+ *
+ * Context: Any.
+ * Return: false if nothing is allocated.
+ */
+bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev, struct hmmgpu_owner *owner)
+{
+	struct hmmgpu_vram *vram = &hdev->vram;
+	struct hmmgpu_block *block, *oldest;
+	unsigned long flags;
+
+	spin_lock_irqsave(&vram->lock, flags);
+	oldest = list_first_entry_or_null(&vram->used, struct hmmgpu_block,
+					  age);
+	list_for_each_entry(block, &vram->used, age) {
+		if (!block->owner.keep) {
+			oldest = block;
+			break;
+		}
+	}
+	if (oldest) {
+		*owner = oldest->owner;
+		list_move_tail(&oldest->age, &vram->used);
+	}
+	spin_unlock_irqrestore(&vram->lock, flags);
+	return oldest;
 }
 
 /**

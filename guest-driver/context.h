@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Contexts: one address space of the GPU each, a mirror of one mm, with a queue
+ * of jobs that work on it.
+ */
+#ifndef HMMGPU_CONTEXT_H
+#define HMMGPU_CONTEXT_H
+
+#include <linux/completion.h>
+#include <linux/maple_tree.h>
+#include <linux/mmu_notifier.h>
+
+#include "hmmgpu_drv.h"
+
+#define HMMGPU_JOB_SLOTS	64
+/* No job is ever waiting for room: its record is what there are few of. */
+#define HMMGPU_JOB_RING_LOG2	7
+#define HMMGPU_NO_TIMEOUT	U64_MAX
+/* How long a job at least has a page that was made exclusive for it, in us. */
+#define HMMGPU_EXCLUSIVE_US	50
+
+struct hmmgpu_table;
+
+/**
+ * struct hmmgpu_pagetable - page table of a context
+ * @hdev: the device
+ * @grow: serialises adding tables; allocations are made under it
+ * @root: table of the highest level
+ *
+ * Entries are protected by &hmmgpu_mirror.lock. Tables stay until the page table
+ * goes, so that they can be looked for without a lock.
+ */
+struct hmmgpu_pagetable {
+	struct hmmgpu_device *hdev;
+	struct mutex grow; /* serialises adding tables */
+	struct hmmgpu_table *root;
+};
+
+/**
+ * struct hmmgpu_mirror - what a context has of its mm
+ * @notifier: tells of changes, anywhere in the mm
+ * @lock: protects the entries of @pt and @changes; taken by the notifier, so
+ *        nothing is allocated under it that may have to reclaim memory
+ * @pt: the page table
+ * @changes: number of invalidations that someone else than
+ *           hmmgpu_mirror_exclusive() caused
+ */
+struct hmmgpu_mirror {
+	struct mmu_interval_notifier notifier;
+	struct mutex lock; /* see above */
+	struct hmmgpu_pagetable pt;
+	u64 changes;
+};
+
+/**
+ * struct hmmgpu_job_queue - the jobs of a context
+ * @lock: protects all but what the device writes
+ * @header: queue header, shared with the device
+ * @header_dma: its DMA address
+ * @entries: jobs, shared with the device
+ * @entries_dma: their DMA address
+ * @records: job records, written by the device; that of job n is n modulo
+ *           HMMGPU_JOB_SLOTS
+ * @records_dma: their DMA address
+ * @last: sequence number of the last job submitted; zero if there was none
+ */
+struct hmmgpu_job_queue {
+	struct mutex lock; /* see above */
+	struct hmmgpu_queue_header *header;
+	dma_addr_t header_dma;
+	struct hmmgpu_job *entries;
+	dma_addr_t entries_dma;
+	struct hmmgpu_job_record *records;
+	dma_addr_t records_dma;
+	u64 last;
+};
+
+/**
+ * struct hmmgpu_context - a context
+ * @hdev: the device
+ * @mm: the mm, of which the struct is held
+ * @number: number of the context
+ * @running: the device works on it
+ * @dead: all but this structure is gone; &hmmgpu_device.gate is held when it
+ *        changes
+ * @mirror: what it has of @mm
+ * @jobs: its jobs
+ * @policies: policy by address; nothing is the default
+ * @thread: serves its faults
+ * @fault_wait: where @thread waits for faults
+ * @fault_lock: protects @fault and @fault_pending
+ * @fault: the last fault
+ * @fault_pending: @thread has not taken it yet
+ * @served: the fault that @thread serves
+ * @replayed: @thread has answered it
+ */
+struct hmmgpu_context {
+	struct hmmgpu_device *hdev;
+	struct mm_struct *mm;
+	unsigned int number;
+	bool running;
+	bool dead;
+	struct hmmgpu_mirror mirror;
+	struct hmmgpu_job_queue jobs;
+	struct maple_tree policies;
+	struct task_struct *thread;
+	wait_queue_head_t fault_wait;
+	spinlock_t fault_lock; /* protects fault, fault_pending */
+	struct hmmgpu_fault_record fault;
+	bool fault_pending;
+	struct hmmgpu_fault_record served;
+	bool replayed;
+};
+
+/**
+ * struct hmmgpu_file - an open file
+ * @link: in &hmmgpu_device.files
+ * @hdev: the device
+ * @mm: the mm of who opened it, of which the struct is held
+ * @client: its number
+ * @lock: serialises making @ctx
+ * @ctx: its context, or NULL; made when it is first needed
+ */
+struct hmmgpu_file {
+	struct list_head link;
+	struct hmmgpu_device *hdev;
+	struct mm_struct *mm;
+	u64 client;
+	struct mutex lock; /* serialises making ctx */
+	struct hmmgpu_context *ctx;
+};
+
+/* ioctl.c */
+bool hmmgpu_range_valid(u64 addr, u64 size);
+
+/* compute.c */
+long hmmgpu_compute_ioctl(struct hmmgpu_file *hfile, unsigned int cmd,
+			  void __user *argp);
+
+/* context.c */
+void hmmgpu_contexts_stop(struct hmmgpu_device *hdev);
+struct mm_struct *hmmgpu_mm_get(struct hmmgpu_device *hdev,
+				const struct mm_struct *mm);
+struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
+					     struct mm_struct *mm);
+void hmmgpu_context_destroy(struct hmmgpu_context *ctx);
+
+/* pagetable.c */
+int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev);
+void hmmgpu_pt_exit(struct hmmgpu_pagetable *pt);
+dma_addr_t hmmgpu_pt_root(const struct hmmgpu_pagetable *pt);
+int hmmgpu_pt_grow(struct hmmgpu_pagetable *pt, unsigned long addr,
+		   bool small);
+u64 hmmgpu_pt_entry(struct hmmgpu_pagetable *pt, unsigned long addr,
+		    bool *large);
+void hmmgpu_pt_set(struct hmmgpu_pagetable *pt, unsigned long addr, u64 entry,
+		   bool large);
+bool hmmgpu_pt_any(struct hmmgpu_pagetable *pt, unsigned long start,
+		   unsigned long end);
+bool hmmgpu_pt_revoke(struct hmmgpu_pagetable *pt, unsigned long *start,
+		      unsigned long *end);
+void hmmgpu_pt_release(struct hmmgpu_pagetable *pt, unsigned long start,
+		       unsigned long end);
+
+/* mirror.c */
+typedef int (*hmmgpu_part_fn)(struct hmmgpu_context *ctx, unsigned long start,
+			      unsigned long end, unsigned long *pfns,
+			      void *data);
+int hmmgpu_mirror_init(struct hmmgpu_context *ctx);
+void hmmgpu_mirror_exit(struct hmmgpu_context *ctx);
+int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
+			   unsigned long end, bool write, bool unlocked,
+			   unsigned long *pfns);
+int hmmgpu_mirror_look(struct hmmgpu_context *ctx, unsigned long addr,
+		       unsigned long *pfns);
+long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
+		       unsigned long end, bool local_only,
+		       unsigned long *pfns);
+bool hmmgpu_mirror_allows(struct hmmgpu_context *ctx, unsigned long addr,
+			  u64 bits, bool *local);
+int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx,
+				 unsigned long addr,
+				 void (*mapped)(struct hmmgpu_context *ctx));
+int hmmgpu_mirror_each(struct hmmgpu_context *ctx, unsigned long start,
+		       unsigned long end, hmmgpu_part_fn fn, void *data);
+int hmmgpu_mirror_fault(struct hmmgpu_context *ctx, unsigned long start,
+			unsigned long end, bool write, bool unlocked);
+int hmmgpu_mirror_map_present(struct hmmgpu_context *ctx, unsigned long start,
+			      unsigned long end);
+int hmmgpu_mirror_exclusive(struct hmmgpu_context *ctx, unsigned long start,
+			    unsigned long end);
+bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx,
+				unsigned long start, unsigned long end);
+
+/* job.c */
+int hmmgpu_jobs_init(struct hmmgpu_context *ctx);
+void hmmgpu_jobs_exit(struct hmmgpu_context *ctx);
+int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
+		      u64 *sequence);
+int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
+		    bool interruptible, struct hmmgpu_job_record *result);
+int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
+		   struct hmmgpu_job_record *result);
+
+/* gpu_fault.c */
+int hmmgpu_gpu_fault_thread(void *data);
+
+/* service.c */
+int hmmgpu_service_migrate(struct hmmgpu_context *ctx, unsigned long start,
+			   unsigned long end, unsigned int policy,
+			   unsigned int trigger, unsigned long *moved);
+int hmmgpu_service_fault(struct hmmgpu_context *ctx, unsigned long addr,
+			 unsigned int access,
+			 void (*mapped)(struct hmmgpu_context *ctx));
+int hmmgpu_service_prefetch(struct hmmgpu_context *ctx,
+			    struct hmmgpu_prefetch *arg);
+
+/* policy.c */
+int hmmgpu_policy_set(struct hmmgpu_context *ctx, unsigned long start,
+		      unsigned long end, unsigned int policy);
+unsigned int hmmgpu_policy_get(struct hmmgpu_context *ctx, unsigned long addr,
+			       unsigned long *start, unsigned long *end);
+
+#endif /* HMMGPU_CONTEXT_H */

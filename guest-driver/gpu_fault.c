@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Faults of the GPU: each context has a thread that serves its own, so that one
+ * that waits, for user space or for a lock, stops no other. A thread, and not a
+ * work, because a thread can be killed: when the context goes, whatever it waits
+ * for is given up.
+ */
+#include <linux/delay.h>
+#include <linux/kthread.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "context.h"
+#include "hmmgpu_trace.h"
+
+static void hmmgpu_fault_answer(struct hmmgpu_context *ctx, u8 opcode,
+				u32 detail, struct hmmgpu_fence *fence)
+{
+	struct hmmgpu_desc desc = {
+		.opcode = opcode,
+		.count = cpu_to_le32(ctx->number),
+		.src = cpu_to_le64(detail),
+		.arg = ctx->served.sequence,
+	};
+	struct hmmgpu_submission sub = {
+		.descs = &desc,
+		.nr_descs = 1,
+		.fence = fence,
+	};
+
+	/* The only error is a lost device, which ends all jobs. */
+	if (!hmmgpu_ring_submit(&ctx->hdev->invalidations, &sub) && fence)
+		hmmgpu_fence_wait(&ctx->hdev->invalidations, fence);
+}
+
+/*
+ * A page that is exclusive is taken back as soon as its lock is let go and the
+ * CPU waits for it. Let the job get at it first, or CPU and GPU could take it
+ * from each other forever without using it.
+ */
+static void hmmgpu_fault_replay_exclusive(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_fence fence;
+
+	hmmgpu_fault_answer(ctx, HMMGPU_OP_REPLAY, 0, &fence);
+	ctx->replayed = true;
+	usleep_range(HMMGPU_EXCLUSIVE_US, 2 * HMMGPU_EXCLUSIVE_US);
+}
+
+static int hmmgpu_fault_errno(struct hmmgpu_context *ctx)
+{
+	const struct hmmgpu_fault_record *fault = &ctx->served;
+	int ret;
+
+	switch (fault->reason) {
+	case HMMGPU_FAULT_NOT_PRESENT:
+	case HMMGPU_FAULT_NOT_WRITABLE:
+	case HMMGPU_FAULT_NOT_ATOMIC:
+		break;
+	case HMMGPU_FAULT_VIRTUAL_ADDRESS:
+		return -EFAULT;
+	default:
+		dev_err_ratelimited(ctx->hdev->dev,
+				    "context %u: fault at %#llx for reason %u, level %u\n",
+				    ctx->number, le64_to_cpu(fault->address),
+				    fault->reason, fault->level);
+		return -EIO;
+	}
+	if (!mmget_not_zero(ctx->mm))
+		return -EFAULT;
+	ret = hmmgpu_service_fault(ctx, le64_to_cpu(fault->address),
+				   fault->access,
+				   hmmgpu_fault_replay_exclusive);
+	mmput(ctx->mm);
+	return ret;
+}
+
+static void hmmgpu_fault_serve(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_device *hdev = ctx->hdev;
+	int ret;
+
+	ctx->replayed = false;
+	ret = hmmgpu_fault_errno(ctx);
+	trace_hmmgpu_gpu_fault(hdev->id, ctx->number,
+			       le64_to_cpu(ctx->served.address),
+			       ctx->served.access, ctx->served.reason, ret);
+	if (ret == -EINTR && kthread_should_stop())
+		return;
+	if (ret) {
+		hmmgpu_count(hdev, gpu_faults_cancelled, 1);
+		/* No permission and no memory are one to the job. */
+		if (ret != -EOPNOTSUPP && ret != -EIO && ret != -ENOMEM)
+			ret = -EFAULT;
+		hmmgpu_fault_answer(ctx, HMMGPU_OP_CANCEL, -ret, NULL);
+		return;
+	}
+	hmmgpu_count(hdev, gpu_faults, 1);
+	if (!ctx->replayed)
+		hmmgpu_fault_answer(ctx, HMMGPU_OP_REPLAY, 0, NULL);
+}
+
+static bool hmmgpu_fault_take(struct hmmgpu_context *ctx)
+{
+	bool ret;
+
+	spin_lock(&ctx->fault_lock);
+	ret = ctx->fault_pending;
+	ctx->fault_pending = false;
+	ctx->served = ctx->fault;
+	spin_unlock(&ctx->fault_lock);
+	return ret;
+}
+
+/**
+ * hmmgpu_gpu_fault_thread() - serve the faults of a context
+ * @data: the context
+ *
+ * Return: 0.
+ */
+int hmmgpu_gpu_fault_thread(void *data)
+{
+	struct hmmgpu_context *ctx = data;
+
+	allow_kernel_signal(SIGKILL);
+	while (!kthread_should_stop()) {
+		wait_event_interruptible(ctx->fault_wait,
+					 READ_ONCE(ctx->fault_pending) ||
+					 kthread_should_stop());
+		if (signal_pending(current))
+			/* To be stopped comes right after it. */
+			schedule_timeout_uninterruptible(1);
+		else if (hmmgpu_fault_take(ctx))
+			hmmgpu_fault_serve(ctx);
+	}
+	return 0;
+}
