@@ -62,3 +62,86 @@ impl Entry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_each_level_allows() {
+        let malformed = Err(FaultReason::FAULT_MALFORMED);
+        let all = PTE_VALID | PTE_WRITE | PTE_ATOMIC | PTE_VRAM;
+        let leaf = |place, write, atomic| {
+            Ok(Entry::Leaf {
+                place,
+                write,
+                atomic,
+            })
+        };
+        for level in 0..4 {
+            let not_present = Err(FaultReason::FAULT_NOT_PRESENT);
+            assert_eq!(Entry::decode(!PTE_VALID, level), not_present);
+        }
+        assert_eq!(
+            Entry::decode(all | 0x1000, 0),
+            leaf(Place::Vram(0x1000), true, true)
+        );
+        assert_eq!(
+            Entry::decode(PTE_VALID | 0x1000, 0),
+            leaf(Place::System(0x1000), false, false)
+        );
+        assert_eq!(
+            Entry::decode(all | PTE_LEAF | 2 << 20, 1),
+            leaf(Place::Vram(2 << 20), true, true)
+        );
+        assert_eq!(
+            Entry::decode(PTE_VALID | PTE_WRITE | PTE_LEAF | 1 << 30, 2),
+            leaf(Place::System(1 << 30), true, false)
+        );
+        for level in 1..4 {
+            let table = Ok(Entry::Table(0x1000));
+            assert_eq!(Entry::decode(PTE_VALID | 0x1000, level), table);
+            for bit in [PTE_WRITE, PTE_ATOMIC, PTE_VRAM] {
+                assert_eq!(Entry::decode(PTE_VALID | bit | 0x1000, level), malformed);
+            }
+        }
+        for (entry, level) in [
+            (PTE_LEAF, 0),
+            (PTE_LEAF, 3),
+            (PTE_LEAF | 0x1000, 1),
+            (PTE_LEAF | 2 << 20, 2),
+            (PTE_ATOMIC, 0),
+            (1 << 5, 0),
+            (1 << 52, 0),
+            (1 << 63, 1),
+            (PTE_LEAF | 1 << 11, 1),
+        ] {
+            assert_eq!(Entry::decode(PTE_VALID | entry, level), malformed);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_never_taken_from_other_bits(entry in any::<u64>(), level in 0_u8..4) {
+            match Entry::decode(entry, level) {
+                Ok(Entry::Table(address)) => prop_assert_eq!(entry, address | PTE_VALID),
+                Ok(Entry::Leaf { place, write, atomic }) => {
+                    let (address, aperture) = match place {
+                        Place::System(address) => (address, 0),
+                        Place::Vram(address) => (address, PTE_VRAM),
+                    };
+                    let bits = PTE_VALID
+                        | aperture
+                        | if write { PTE_WRITE } else { 0 }
+                        | if atomic { PTE_ATOMIC } else { 0 }
+                        | if level > 0 { PTE_LEAF } else { 0 };
+                    prop_assert_eq!(entry, address | bits);
+                    prop_assert_eq!(address % (1 << level_shift(level)), 0);
+                }
+                Err(FaultReason::FAULT_NOT_PRESENT) => prop_assert_eq!(entry & PTE_VALID, 0),
+                Err(reason) => prop_assert_eq!(reason, FaultReason::FAULT_MALFORMED),
+            }
+        }
+    }
+}

@@ -56,6 +56,12 @@ impl<T> Gate<T> {
         }
     }
 
+    /// Whether somebody who goes first waits, for tests that have to begin there.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> bool {
+        self.lock().first > 0
+    }
+
     /// Waits until nobody is inside and nobody goes first.
     pub(crate) fn enter(&self) -> Inside<'_, T> {
         let mut state = self.lock();

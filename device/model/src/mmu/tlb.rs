@@ -94,10 +94,16 @@ impl Array {
         set.ways[way] = Some(cached);
     }
 
+    /// `from` is below `to`.
     fn invalidate(&mut self, from: u64, to: u64) {
-        for way in self.sets.iter_mut().flat_map(|set| &mut set.ways) {
-            if way.is_some_and(|way| way.base < to && from < way.base + way.bytes) {
-                *way = None;
+        let first = from >> self.shift;
+        let units = ((to - 1) >> self.shift) - first + 1;
+        // As many successive units as there are sets are in all sets.
+        for unit in first..first + units.min(self.sets.len() as u64) {
+            for way in &mut self.set(unit << self.shift).ways {
+                if way.is_some_and(|way| way.base < to && from < way.base + way.bytes) {
+                    *way = None;
+                }
             }
         }
     }
@@ -125,7 +131,7 @@ impl Tlb {
             .or_else(|| self.large.lookup(address))
     }
 
-    /// Keeps a translation, and nothing else for the same addresses.
+    /// Keeps a translation, in place of what was kept for the same addresses.
     pub(crate) fn insert(&mut self, cached: Cached) {
         if cached.bytes == 1 << PAGE_SHIFT {
             self.small.insert(cached);
@@ -134,9 +140,130 @@ impl Tlb {
         }
     }
 
-    /// Forgets whatever maps an address of `from..to`.
+    /// Forgets whatever maps an address of `from..to`, which is not empty.
     pub(crate) fn invalidate(&mut self, from: u64, to: u64) {
         self.small.invalidate(from, to);
         self.large.invalidate(from, to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Addresses that meet often: in few sets, and in each other's ranges.
+    fn addresses() -> impl Strategy<Value = u64> {
+        let page = prop_oneof![
+            0_u64..8,
+            (0_u64..6).prop_map(|i| i * SMALL_SETS as u64),
+            500_u64..520
+        ];
+        let block = prop_oneof![
+            0_u64..4,
+            (0_u64..6).prop_map(|i| i * LARGE_SETS as u64),
+            510_u64..514
+        ];
+        (block, page).prop_map(|(block, page)| (block << PT_LARGE_SHIFT) + (page << PAGE_SHIFT))
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { address: u64, level: u8, place: u64 },
+        Invalidate { address: u64, bytes: u64 },
+        Lookup(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let bytes = prop_oneof![
+            Just(1 << PAGE_SHIFT),
+            Just(1 << PT_LARGE_SHIFT),
+            Just(1_u64 << 30),
+            Just(1 << 47),
+        ];
+        prop_oneof![
+            4 => (addresses(), 0_u8..3, 1_u64..1000)
+                .prop_map(|(address, level, place)| Step::Insert { address, level, place }),
+            1 => (addresses(), bytes)
+                .prop_map(|(address, bytes)| Step::Invalidate { address, bytes }),
+            4 => addresses().prop_map(Step::Lookup),
+        ]
+    }
+
+    fn leaf(address: u64, level: u8, place: u64) -> Translation {
+        let shift = super::super::entry::level_shift(level);
+        Translation {
+            base: address >> shift << shift,
+            place: Place::System(place << shift),
+            write: place.is_multiple_of(2),
+            atomic: false,
+            level,
+        }
+    }
+
+    proptest! {
+        /// What is found was put in, and not invalidated since.
+        #[test]
+        fn never_returns_what_was_invalidated(steps in prop::collection::vec(steps(), 1..300)) {
+            let mut tlb = Tlb::new();
+            let mut kept: Vec<Cached> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert { address, level, place } => {
+                        let cached = Cached::of(leaf(address, level, place), address);
+                        prop_assert!(cached.covers(address) && cached.bytes <= 1 << PT_LARGE_SHIFT);
+                        kept.retain(|old| old.base != cached.base || old.bytes != cached.bytes);
+                        kept.push(cached);
+                        tlb.insert(cached);
+                        // The last one is there.
+                        let found = tlb.lookup(address);
+                        prop_assert!(found.is_some_and(|found| found.covers(address)));
+                        let small = cached.bytes == 1 << PAGE_SHIFT;
+                        prop_assert!(!small || found == Some(cached));
+                    }
+                    Step::Invalidate { address, bytes } => {
+                        tlb.invalidate(address, address + bytes);
+                        kept.retain(|old| {
+                            old.base + old.bytes <= address || address + bytes <= old.base
+                        });
+                        prop_assert_eq!(tlb.lookup(address), None);
+                        prop_assert_eq!(tlb.lookup(address + bytes - 1), None);
+                    }
+                    Step::Lookup(address) => {
+                        if let Some(found) = tlb.lookup(address) {
+                            prop_assert!(found.covers(address));
+                            prop_assert!(kept.contains(&found), "{found:?} of long ago");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_as_fit_are_kept() {
+        let mut tlb = Tlb::new();
+        let pages = (SMALL_SETS * WAYS) as u64;
+        for page in 0..pages {
+            let address = page << PAGE_SHIFT;
+            tlb.insert(Cached::of(leaf(address, 0, page), address));
+        }
+        for page in 0..pages {
+            let found = tlb.lookup((page << PAGE_SHIFT) + 8).expect("kept");
+            let expected = Place::System((page << PAGE_SHIFT) + 8);
+            assert_eq!(found.place((page << PAGE_SHIFT) + 8), expected);
+        }
+        assert_eq!(tlb.lookup(pages << PAGE_SHIFT), None);
+    }
+
+    #[test]
+    fn of_a_leaf_of_1_gib_a_piece_is_kept() {
+        let address = (5 << 30) + (3 << 20);
+        let cached = Cached::of(leaf(address, 2, 7), address);
+        assert_eq!(
+            (cached.base, cached.bytes),
+            ((5 << 30) + (2 << 20), 2 << 20)
+        );
+        assert_eq!(cached.place(address), Place::System((7 << 30) + (3 << 20)));
     }
 }

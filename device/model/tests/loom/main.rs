@@ -1,0 +1,17 @@
+//! Handshakes between threads, in all their interleavings: the model's own files, compiled with
+//! locks whose schedule is explored.
+//!
+//! The checks run with any build; they need no configuration of the compiler.
+
+mod sync {
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
+}
+
+#[path = "../../src/mmu/gate.rs"]
+mod gate;
+#[path = "../../src/mmu/pending.rs"]
+mod pending;
+
+mod faults;
+mod invalidation;
