@@ -156,9 +156,10 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
  * @hdev: the device
  *
  * In removal it does not return before VRAM is empty: memunmap_pages() would only
- * wait in a worse place. Otherwise it does what can be done. Folios that are locked or referenced for a moment come with a
- * later round. An mm that is being taken down is left to do so: only when that
- * gets nowhere is what remains collected page by page.
+ * wait in a worse place. Otherwise it does what can be done. Folios that are
+ * locked or referenced for a moment come with a later round. An mm that is being
+ * taken down is left to do so: only when that gets nowhere is what remains
+ * collected page by page.
  *
  * Context: Process context, sleeps. &hmmgpu_device.gate is held, in removal for
  * writing; no mmap_lock is held.

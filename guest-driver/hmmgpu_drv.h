@@ -225,6 +225,7 @@ struct hmmgpu_move {
 
 struct hmmgpu_block;
 struct hmmgpu_context;
+struct hmmgpu_dmirror;
 
 /**
  * struct hmmgpu_vram - the VRAM allocator
@@ -264,6 +265,7 @@ struct hmmgpu_vram {
  * @id: N of /dev/hmmgpuN
  * @name: name of the node
  * @misc: the node
+ * @dmirror: the node /dev/hmm_dmirrorN, or NULL
  * @debugfs: directory of the counters
  * @version: contract version of the device
  * @folio_orders: bitmask of the orders that the device copies
@@ -306,6 +308,7 @@ struct hmmgpu_device {
 	int id;
 	char name[24];
 	struct miscdevice misc;
+	struct hmmgpu_dmirror *dmirror;
 	struct dentry *debugfs;
 	u32 version;
 	u32 folio_orders;
@@ -439,6 +442,10 @@ bool hmmgpu_reclaim(struct hmmgpu_device *hdev,
 /* ioctl.c */
 int hmmgpu_node_init(struct hmmgpu_device *hdev);
 void hmmgpu_node_exit(struct hmmgpu_device *hdev);
+
+/* dmirror.c */
+int hmmgpu_dmirror_init(struct hmmgpu_device *hdev);
+void hmmgpu_dmirror_exit(struct hmmgpu_device *hdev);
 
 /* debugfs.c */
 void hmmgpu_debugfs_init(void);

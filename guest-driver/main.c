@@ -10,6 +10,10 @@
 #include "batch.h"
 #include "context.h"
 
+static bool dmirror;
+module_param(dmirror, bool, 0444);
+MODULE_PARM_DESC(dmirror, "Make /dev/hmm_dmirrorN, the interface of the kernel's HMM test module, for each device (default off)");
+
 static DEFINE_IDA(hmmgpu_ids);
 
 static void hmmgpu_device_release(struct kref *kref)
@@ -193,9 +197,14 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 	ret = hmmgpu_pagemap_init(hdev);
 	if (ret)
 		goto err_vram;
+	if (dmirror) {
+		ret = hmmgpu_dmirror_init(hdev);
+		if (ret)
+			goto err_pagemap;
+	}
 	ret = hmmgpu_node_init(hdev);
 	if (ret)
-		goto err_pagemap;
+		goto err_dmirror;
 	hmmgpu_debugfs_add(hdev);
 
 	dev_info(hdev->dev,
@@ -205,6 +214,8 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 		 hdev->scrub_code ? ", emulated CPU" : "");
 	return 0;
 
+err_dmirror:
+	hmmgpu_dmirror_exit(hdev);
 err_pagemap:
 	hmmgpu_pagemap_exit(hdev);
 err_vram:
@@ -233,6 +244,7 @@ static void hmmgpu_remove(struct pci_dev *pdev)
 	struct hmmgpu_device *hdev = pci_get_drvdata(pdev);
 
 	hmmgpu_node_exit(hdev);
+	hmmgpu_dmirror_exit(hdev);
 	WRITE_ONCE(hdev->removing, true);
 	/* Who waits for a job holds the gate. */
 	wake_up_all(&hdev->job_wait);
