@@ -38,16 +38,37 @@ pub struct Session {
     pub steps: BTreeMap<String, StepResult>,
 }
 
-/// VRAM of the guests: the least that a device can have, so that it is easily full.
-pub const VRAM: Size = Size(64 * MIB);
+/// What a guest is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Memory.
+    pub memory: Size,
+    /// GPUs.
+    pub gpus: u32,
+    /// VRAM of each.
+    pub vram: Size,
+    /// Whether the kernel zeroes memory, as it does by itself.
+    pub zeroing: bool,
+}
+
+impl Machine {
+    /// Little memory, and the least VRAM that a device can have, so that it is easily full.
+    pub const SMALL: Machine = Machine {
+        memory: Size(1024 * MIB),
+        gpus: 1,
+        vram: Size(64 * MIB),
+        zeroing: true,
+    };
+}
 
 impl Session {
-    /// Boots a guest and runs the steps. `zeroing` is whether the kernel zeroes memory.
-    pub fn run(program: &Path, zeroing: bool, steps: &[Step]) -> Result<Session> {
+    /// Boots a guest and runs the steps.
+    pub fn run(program: &Path, machine: &Machine, steps: &[Step]) -> Result<Session> {
         let mut profile = Profile::load("default").context("the default profile is wrong")?;
-        profile.memory = Size(1024 * MIB);
-        profile.vram = VRAM;
-        profile.zeroing = zeroing;
+        profile.memory = machine.memory;
+        profile.gpus = machine.gpus;
+        profile.vram = machine.vram;
+        profile.zeroing = machine.zeroing;
         let limit: u32 = steps.iter().map(|step| step.limit).sum();
         let mut options = VmOptions::new(profile);
         options.timeout = Some(Duration::from_secs(u64::from(limit) + 300));

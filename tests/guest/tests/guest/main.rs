@@ -9,7 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod compute;
+mod guest;
 mod program_run;
+mod selftest;
 mod serve;
 mod shared;
 
@@ -34,8 +37,10 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = shared::trials(&program);
+    trials.extend(compute::trials(&program));
     trials.extend(program_run::trials(&program));
     trials.extend(bench::trials(&program));
+    trials.extend(selftest::trials(&program));
     trials.extend(serve::trials(&program));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // `exit` would not drop the program's folder.
