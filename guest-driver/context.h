@@ -54,6 +54,7 @@ struct hmmgpu_mirror {
 
 /**
  * struct hmmgpu_job_queue - the jobs of a context
+ * @run: held by hmmgpu_job_run() until it has the result
  * @lock: protects all but what the device writes
  * @header: queue header, shared with the device
  * @header_dma: its DMA address
@@ -65,6 +66,7 @@ struct hmmgpu_mirror {
  * @last: sequence number of the last job submitted; zero if there was none
  */
 struct hmmgpu_job_queue {
+	struct mutex run; /* serialises hmmgpu_job_run() */
 	struct mutex lock; /* see above */
 	struct hmmgpu_queue_header *header;
 	dma_addr_t header_dma;

@@ -34,6 +34,7 @@ int hmmgpu_jobs_init(struct hmmgpu_context *ctx)
 	BUILD_BUG_ON(sizeof(struct hmmgpu_job_record) !=
 		     HMMGPU_JOB_RECORD_ALIGN);
 
+	mutex_init(&jobs->run);
 	mutex_init(&jobs->lock);
 	jobs->header = dma_alloc_coherent(dev, HMMGPU_QUEUE_ALIGN,
 					  &jobs->header_dma, GFP_KERNEL);
@@ -57,6 +58,7 @@ void hmmgpu_jobs_exit(struct hmmgpu_context *ctx)
 	struct device *dev = ctx->hdev->dev;
 
 	mutex_destroy(&jobs->lock);
+	mutex_destroy(&jobs->run);
 	/* A device that does not reset may still write to it. */
 	if (ctx->hdev->lost && !ctx->hdev->quiesced)
 		return;
@@ -230,11 +232,12 @@ int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
 
 /**
  * hmmgpu_job_run() - do a job and wait for it
- * @ctx: the context; nobody else submits to it
+ * @ctx: the context; nothing else is submitted to it
  * @job: the job
  * @result: gets its record
  *
- * A fault ends the job, so the wait is a short one, and nothing interrupts it:
+ * One at a time, so that no record is overwritten before it is read. A fault
+ * ends the job, so the wait is a short one, and nothing interrupts it:
  * whatever the job works on may be freed afterwards.
  *
  * Context: Process context, &hmmgpu_device.gate is held for reading.
@@ -250,9 +253,10 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 	int ret;
 
 	run.flags |= cpu_to_le16(HMMGPU_JOB_NO_REPLAY);
+	mutex_lock(&ctx->jobs.run);
 	ret = hmmgpu_job_submit(ctx, &run, &sequence);
 	if (ret)
-		return ret;
+		goto out;
 	do {
 		ret = hmmgpu_job_wait(ctx, sequence, timeout_ns, false, result);
 		/* That it is being removed is no reason to leave a job alone. */
@@ -261,5 +265,8 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 	} while (ret == -ENODEV && !READ_ONCE(ctx->hdev->lost));
 	if (ret)
 		hmmgpu_device_lose(ctx->hdev, "a job does not end");
-	return ret ? -ENODEV : 0;
+	ret = ret ? -ENODEV : 0;
+out:
+	mutex_unlock(&ctx->jobs.run);
+	return ret;
 }
