@@ -79,15 +79,12 @@ pub(crate) fn program(
         };
         let mut command = root.command("env", &[inside]);
         command
-            .args(["-i", "PATH=/usr/bin", "LC_ALL=C", "gcc-14"])
+            // From their folder, so that assertions name a file as upstream's do.
+            .args(["-i", "-C", &format!("/linux/{TESTS}")])
+            .args(["PATH=/usr/bin", "LC_ALL=C", "gcc-14"])
             .args(FLAGS)
-            .args(["-o", &format!("/linux/{PROGRAM}")])
-            .arg(format!("/linux/{TESTS}/hmm-tests.c"))
-            .args(
-                support(&source.path)
-                    .iter()
-                    .map(|name| format!("/linux/{TESTS}/{name}")),
-            )
+            .args(["-o", &format!("/linux/{PROGRAM}"), "hmm-tests.c"])
+            .args(support(&source.path))
             .args(["-lrt", "-lpthread", "-lm"]);
         let log = cache.log("hmm-tests", &key)?;
         run::run(

@@ -110,7 +110,7 @@ fn nodes() -> Result<Vec<String>> {
 }
 
 /// What the kernel said of the driver, for an error.
-fn kernel_log() -> String {
+pub(crate) fn kernel_log() -> String {
     let lines = kmsg::lines_with("hmmgpu");
     if lines.is_empty() {
         return "the kernel log says nothing of hmmgpu".into();

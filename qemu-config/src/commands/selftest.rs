@@ -302,7 +302,10 @@ fn tell(event: &SelftestEvent, record: &Record, text: Option<Text>, ui: &Ui) -> 
                 Some(_) => ui.live_steps(done, planned, name),
                 None => ui.steps(done, planned, name),
             }
-            return Ok(());
+            let new = record.new_round();
+            new.map(|(round, loops)| tap::round(round, loops))
+                .into_iter()
+                .collect()
         }
         SelftestEvent::Ended(end) => tap::test(record.ended(), end),
         SelftestEvent::NoSuchTest { .. } | SelftestEvent::Done => return Ok(()),

@@ -56,6 +56,13 @@ impl Record {
         self.ended.len()
     }
 
+    /// The loop that begins with the test that has just begun, where there are several.
+    pub fn new_round(&self) -> Option<(u32, u32)> {
+        let first = !self.tests.is_empty() && self.ended.len().is_multiple_of(self.tests.len());
+        let (round, _, _) = self.current.as_ref().filter(|_| first && self.loops > 1)?;
+        Some((*round, self.loops))
+    }
+
     /// A pattern that fits no test, and the names of all tests.
     pub fn unknown(&self) -> Option<&(String, Vec<String>)> {
         self.unknown.as_ref()
@@ -171,6 +178,22 @@ pub(crate) mod tests {
             [Some(1), Some(1), Some(2), Some(2)]
         );
         assert!((run.tests[0].seconds - 0.123).abs() < 1e-9);
+    }
+
+    #[test]
+    fn several_loops_are_announced() {
+        let mut record = record(2, &[began(1, "a.p.x")]);
+        assert_eq!(record.new_round(), Some((1, 2)));
+        record.take(&end(1, "a.p.x", TestResult::Pass, 0.1));
+        record.take(&began(1, "a.p.y"));
+        assert_eq!(record.new_round(), None);
+        record.take(&end(1, "a.p.y", TestResult::Pass, 0.1));
+        record.take(&began(2, "a.p.x"));
+        assert_eq!(record.new_round(), Some((2, 2)));
+        assert_eq!(
+            super::tests::record(1, &[began(1, "a.p.x")]).new_round(),
+            None
+        );
     }
 
     #[test]

@@ -9,6 +9,11 @@ pub fn head(planned: usize) -> Vec<String> {
     vec!["TAP version 13".to_owned(), format!("1..{planned}")]
 }
 
+/// The line before each of several loops.
+pub fn round(round: u32, loops: u32) -> String {
+    format!("# loop {round} of {loops}")
+}
+
 /// The lines of a test; `number` from 1. What went wrong follows as diagnostics.
 pub fn test(number: usize, end: &TestEnd) -> Vec<String> {
     let verdict = match end.result {
@@ -21,7 +26,7 @@ pub fn test(number: usize, end: &TestEnd) -> Vec<String> {
         TestResult::Pass | TestResult::Fail => seconds,
     };
     let mut lines = vec![format!("{verdict} {number} {} # {remark}", end.name)];
-    let mut diagnostics = |line: &str| lines.push(format!("#   {}", line.trim_start_matches('#')));
+    let mut diagnostics = |line: &str| lines.push(format!("#   {}", line.trim_start_matches("# ")));
     if end.result == TestResult::Fail && !end.reason.is_empty() {
         diagnostics(&end.reason);
     }
@@ -114,7 +119,7 @@ mod tests {
             [
                 "not ok 1 hmm.hmm_device_private.migrate # 0.52 s",
                 "#   no verdict: signal: 11",
-                "#    hmm-tests.c:7:migrate:Expected 1 (1) == 0 (0)",
+                "#   hmm-tests.c:7:migrate:Expected 1 (1) == 0 (0)",
                 "#   and 1023 more lines",
                 "#   the kernel warned meanwhile:",
                 "#   | WARNING: CPU: 0",

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan};
 
-use crate::{driver, kmsg};
+use crate::driver;
 
 /// Device nodes appear a moment after their module is loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,8 +98,7 @@ fn wait_for(devices: &[String]) -> Result<()> {
     for device in devices {
         while !Path::new(device).exists() {
             if Instant::now() > deadline {
-                let log = kmsg::lines_with("hmm").join("\n");
-                bail!("the driver made no {device}; the kernel log says:\n{log}");
+                bail!("the driver made no {device}; {}", driver::kernel_log());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
