@@ -40,6 +40,11 @@ impl<F: Function> FaultReader<F> {
         Ok(reader)
     }
 
+    /// The guest RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
     /// Writes a register of the queue.
     pub fn write(&self, reg: QueueReg, value: u32) {
         let offset = u64::from(queue_reg(FAULT_QUEUE, reg));

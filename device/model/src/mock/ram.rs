@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory};
@@ -90,5 +90,12 @@ impl GuestRam {
             .as_volatile_slice()
             .store(value, self.at(address), order);
         stored.expect("aligned word in guest RAM");
+    }
+
+    /// Adds to an aligned word of 64 bits, atomically. Returns what it was before.
+    pub fn fetch_add(&self, address: u64, addend: u64) -> u64 {
+        let word = self.region.get_atomic_ref::<AtomicU64>(self.at(address));
+        word.expect("aligned word in guest RAM")
+            .fetch_add(addend, Ordering::SeqCst)
     }
 }

@@ -1,0 +1,9 @@
+//! Compute engines: jobs on memory behind page tables.
+
+mod faults;
+mod invalidate;
+mod jobs;
+mod lifecycle;
+mod many;
+mod rules;
+mod world;
