@@ -10,6 +10,8 @@ mod kernels;
 mod memory;
 mod run;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex};
 

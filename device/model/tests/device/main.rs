@@ -6,6 +6,7 @@ mod dma;
 mod fields;
 mod handshake;
 mod interrupts;
+mod mmu;
 mod reference;
 mod registers;
 mod reset;

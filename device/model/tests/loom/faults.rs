@@ -1,83 +1,93 @@
-//! A job that waits for its fault against the driver's answer.
+//! A job that waits for its fault against the driver's answer, and the schedule of its context.
 
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use crate::pending::{PendingFault, Resolution};
+use crate::schedule::{After, Schedule};
 
 const CANCEL: Resolution = Resolution::Cancel { detail: 5 };
+const CONTEXT: u32 = 0;
 
-/// A number that somebody waits for; it stays until it is taken.
-struct Signal {
-    value: Mutex<u64>,
+/// What the driver can see of the fault queue: the sequence number of a fault, until it is taken.
+struct Ring {
+    sequence: Mutex<Option<u64>>,
     changed: Condvar,
 }
 
-impl Signal {
-    fn new() -> Self {
-        Self {
-            value: Mutex::new(0),
-            changed: Condvar::new(),
-        }
-    }
-
-    fn set(&self, value: u64) {
-        *self.value.lock().expect("lock") = value;
+impl Ring {
+    fn put(&self, sequence: u64) {
+        *self.sequence.lock().expect("lock") = Some(sequence);
         self.changed.notify_all();
     }
 
     fn take(&self) -> u64 {
-        let mut value = self.value.lock().expect("lock");
-        while *value == 0 {
-            value = self.changed.wait(value).expect("lock");
+        let mut sequence = self.sequence.lock().expect("lock");
+        loop {
+            match sequence.take() {
+                Some(sequence) => return sequence,
+                None => sequence = self.changed.wait(sequence).expect("lock"),
+            }
         }
-        std::mem::take(&mut value)
     }
 }
 
 /// A context whose job faults.
 struct Machine {
     fault: PendingFault,
-    /// Sequence number of the fault, for the driver.
-    told: Signal,
-    /// The scheduler's: the context is to be looked at.
-    woken: Signal,
+    schedule: Schedule,
+    ring: Ring,
 }
 
 impl Machine {
     fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let machine = Self {
             fault: PendingFault::new(),
-            told: Signal::new(),
-            woken: Signal::new(),
-        })
-    }
-
-    /// The engine's side of a fault, up to where the driver can see it.
-    fn report(&self, sequence: u64) {
-        self.fault.wait(sequence);
-        self.told.set(sequence);
+            schedule: Schedule::new(1),
+            ring: Ring {
+                sequence: Mutex::new(None),
+                changed: Condvar::new(),
+            },
+        };
+        machine.schedule.wake(CONTEXT);
+        Arc::new(machine)
     }
 
     /// The invalidation engine's side.
     fn resolve(&self, sequence: u64, resolution: Resolution) -> bool {
         let resolved = self.fault.resolve(sequence, resolution);
         if resolved {
-            self.woken.set(1);
+            self.schedule.wake(CONTEXT);
         }
         resolved
     }
 
-    /// The driver's side: answers the fault as soon as it sees it.
+    /// The driver's side: answers a fault as soon as it sees it.
     fn answer(&self, resolution: Resolution) -> bool {
-        let sequence = self.told.take();
+        let sequence = self.ring.take();
         self.resolve(sequence, resolution)
     }
 
-    /// The scheduler's side: what the job does next, when it is woken.
-    fn woken(&self) -> Option<Resolution> {
-        self.woken.take();
-        self.fault.take()
+    /// The compute engine's side: a job that meets `faults` faults, one after the other. What it
+    /// was told in the end; a wake that is lost leaves it asleep, which the checker reports.
+    fn work(&self, faults: u64) -> Resolution {
+        let mut reported = 0;
+        loop {
+            assert_eq!(self.schedule.next(), Some(CONTEXT));
+            match self.fault.take() {
+                Some(resolution) if resolution != Resolution::Replay || reported == faults => {
+                    return resolution;
+                }
+                // Woken for nothing.
+                None if reported > 0 => {}
+                _ => {
+                    reported += 1;
+                    self.fault.wait(reported);
+                    self.ring.put(reported);
+                }
+            }
+            self.schedule.done(CONTEXT, After::Sleep);
+        }
     }
 }
 
@@ -87,10 +97,12 @@ fn the_quickest_answer_is_not_lost() {
         let machine = Machine::new();
         let driver = thread::spawn({
             let machine = machine.clone();
-            move || assert!(machine.answer(Resolution::Replay))
+            move || {
+                assert!(machine.answer(Resolution::Replay));
+                assert!(machine.answer(Resolution::Replay));
+            }
         });
-        machine.report(1);
-        assert_eq!(machine.woken(), Some(Resolution::Replay));
+        assert_eq!(machine.work(2), Resolution::Replay);
         assert_eq!(machine.fault.take(), None, "once");
         driver.join().expect("driver");
     });
@@ -100,16 +112,17 @@ fn the_quickest_answer_is_not_lost() {
 fn one_of_two_answers_counts() {
     loom::model(|| {
         let machine = Machine::new();
-        machine.report(1);
-        let cancel = thread::spawn({
+        let driver = thread::spawn({
             let machine = machine.clone();
-            move || machine.resolve(1, CANCEL)
+            move || {
+                let sequence = machine.ring.take();
+                let cancelled = machine.resolve(sequence, CANCEL);
+                let replayed = machine.resolve(sequence, Resolution::Replay);
+                (cancelled, replayed)
+            }
         });
-        let replayed = machine.resolve(1, Resolution::Replay);
-        let cancelled = cancel.join().expect("driver");
-        assert!(replayed != cancelled);
-        let expected = if replayed { Resolution::Replay } else { CANCEL };
-        assert_eq!(machine.woken(), Some(expected));
+        assert_eq!(machine.work(1), CANCEL);
+        assert_eq!(driver.join().expect("driver"), (true, false));
     });
 }
 
@@ -117,18 +130,18 @@ fn one_of_two_answers_counts() {
 fn an_answer_to_a_fault_of_before_changes_nothing() {
     loom::model(|| {
         let machine = Machine::new();
-        machine.report(1);
+        machine.fault.wait(1);
         let late = thread::spawn({
             let machine = machine.clone();
             move || machine.resolve(1, CANCEL)
         });
         // The context is disabled, and its next job faults.
         machine.fault.forget();
-        machine.report(2);
+        machine.fault.wait(2);
         late.join().expect("driver");
         // Whether or not the late answer came before: the new fault waits for its own.
         assert_eq!(machine.fault.take(), None);
         assert!(machine.resolve(2, Resolution::Replay));
-        assert_eq!(machine.woken(), Some(Resolution::Replay));
+        assert_eq!(machine.fault.take(), Some(Resolution::Replay));
     });
 }

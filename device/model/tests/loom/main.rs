@@ -12,6 +12,9 @@ mod sync {
 mod gate;
 #[path = "../../src/mmu/pending.rs"]
 mod pending;
+#[allow(dead_code)] // Here it is about wakes alone.
+#[path = "../../src/compute/schedule.rs"]
+mod schedule;
 
 mod faults;
 mod invalidation;

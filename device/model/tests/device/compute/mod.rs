@@ -6,4 +6,4 @@ mod jobs;
 mod lifecycle;
 mod many;
 mod rules;
-mod world;
+pub(crate) mod world;
