@@ -91,6 +91,16 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
             "built-in ones are default, bench, two-gpus",
         ),
         (&["bench", "--profile", "two-gpus"], "--gpus 1"),
+        (&["selftest", "--gpus", "1"], "need 2 GPUs"),
+        (
+            &["selftest", "--kernel-source", "/nonexistent"],
+            "no Linux source tree",
+        ),
+        (&["selftest", "--against", "nosuch"], "test_hmm"),
+        (
+            &["run", "--telemetry", "-", "--", "true"],
+            "name a file for --telemetry",
+        ),
         (&["run", "--gpus", "9", "--", "true"], "1 to 8"),
         (
             &["run", "--file", "/nonexistent", "--", "true"],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
-use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan};
+use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan, TestEnd};
 use hmmgpu_guest_protocol::{Event, Job};
 use hmmgpu_images::{ImageError, KernelSource};
 
@@ -16,7 +16,7 @@ use crate::cli::{OtherDriver, SelftestArgs};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
-use crate::selftest::record::Record;
+use crate::selftest::record::{Ending, Record};
 use crate::selftest::result::{Against, Run, SCHEMA, SelftestResult};
 use crate::selftest::{compare, tap};
 use crate::text::printable;
@@ -176,6 +176,8 @@ struct Tester<'a> {
 /// What came of one guest.
 struct Tested {
     run: Run,
+    /// The test that the guest broke down in; it is in `run` too.
+    cut_off: Option<TestEnd>,
     environment: Environment,
     /// The guest ended before its runner did.
     failure: Option<Box<Failure>>,
@@ -255,39 +257,42 @@ impl Tester<'_> {
                     let kind = FailureKind::Guest(said.join("\n"));
                     return Err(VmError::Failed(Box::new(Failure::of(kind))).into());
                 }
-                let why = said.last().map(String::as_str);
+                let words = said.last().map_or("it said nothing", String::as_str);
+                let ending = Ending::Runner(words);
                 Tested {
-                    run: record.run(outcome.kernel_warnings, why),
+                    run: record.run(outcome.kernel_warnings, ending),
+                    cut_off: None,
                     environment: outcome.environment,
                     failure: None,
                 }
             }
             // What was found out before stays.
-            Err(VmError::Failed(failure)) if !record.is_empty() => Tested {
-                run: record.run(Vec::new(), Some(&failure.kind.to_string())),
-                environment: failure.environment.clone(),
-                failure: Some(failure),
-            },
+            Err(VmError::Failed(failure)) if !record.is_empty() => {
+                let why = failure.kind.to_string();
+                let ending = match failure.kind {
+                    FailureKind::Lost(_) | FailureKind::Guest(_) => Ending::Lost(&why),
+                    _ => Ending::Stopped(&why),
+                };
+                Tested {
+                    run: record.run(Vec::new(), ending),
+                    cut_off: record.cut_off(ending),
+                    environment: failure.environment.clone(),
+                    failure: Some(failure),
+                }
+            }
             Err(error) => return Err(error.into()),
         };
         if let Some(text) = text {
-            self.tell_end(&record, &tested, text)?;
+            let mut lines = Vec::new();
+            if let Some(end) = &tested.cut_off {
+                lines.extend(tap::test(record.ended() + 1, end));
+            }
+            lines.extend(tap::tail(&tested.run));
+            for line in lines {
+                text.print(&line, self.ui)?;
+            }
         }
         Ok(tested)
-    }
-
-    fn tell_end(&self, record: &Record, tested: &Tested, text: Text) -> io::Result<()> {
-        let why = tested.run.incomplete.as_deref();
-        let cut_off = why.and_then(|why| record.cut_off(why));
-        let mut lines = Vec::new();
-        if let Some(end) = cut_off {
-            lines.extend(tap::test(record.ended() + 1, &end));
-        }
-        lines.extend(tap::tail(&tested.run));
-        for line in lines {
-            text.print(&line, self.ui)?;
-        }
-        Ok(())
     }
 }
 

@@ -50,7 +50,7 @@ fn sum(run: &Run, name: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selftest::record::{Record, tests::end};
+    use crate::selftest::record::{Ending, Record, tests::end};
     use hmmgpu_guest_protocol::selftest::SelftestEvent;
 
     fn run(loops: u32, ends: &[(&str, TestResult, f64)]) -> Run {
@@ -61,7 +61,7 @@ mod tests {
         for (name, result, seconds) in ends {
             record.take(&end(1, name, *result, *seconds));
         }
-        record.run(vec![], None)
+        record.run(vec![], Ending::Runner(""))
     }
 
     #[test]

@@ -6,6 +6,17 @@ use hmmgpu_guest_protocol::selftest::{SelftestEvent, TestEnd, TestResult};
 
 use super::result::{Run, Test};
 
+/// How a guest of a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending<'a> {
+    /// After its runner, whose last words these are.
+    Runner(&'a str),
+    /// It was stopped from outside, for this reason: the test that ran has no verdict.
+    Stopped(&'a str),
+    /// It broke down, for this reason: the test that ran has failed.
+    Lost(&'a str),
+}
+
 /// What one guest has said so far.
 #[derive(Debug, Default)]
 pub struct Record {
@@ -73,8 +84,11 @@ impl Record {
         self.tests.is_empty() && self.unknown.is_none()
     }
 
-    /// The test that began and did not end, as a failure for this reason.
-    pub fn cut_off(&self, why: &str) -> Option<TestEnd> {
+    /// The test that the guest broke down in, as a failure.
+    pub fn cut_off(&self, ending: Ending<'_>) -> Option<TestEnd> {
+        let Ending::Lost(why) = ending else {
+            return None;
+        };
         let (round, name, begun) = self.current.as_ref()?;
         Some(TestEnd {
             round: *round,
@@ -89,15 +103,19 @@ impl Record {
         })
     }
 
-    /// What came of it. `lost`: why the guest ended before its runner did.
-    pub fn run(&self, kernel_warnings: Vec<String>, lost: Option<&str>) -> Run {
+    /// What came of it.
+    pub fn run(&self, kernel_warnings: Vec<String>, ending: Ending<'_>) -> Run {
+        let incomplete = match ending {
+            Ending::Runner(_) if self.done => None,
+            Ending::Runner(words) => Some(format!("the runner ended early: {words}")),
+            Ending::Stopped(why) | Ending::Lost(why) => Some(why.to_owned()),
+        };
         let mut run = Run {
             kernel_warnings,
-            incomplete: (!self.done).then(|| lost.unwrap_or("the runner ended early").to_owned()),
+            incomplete,
             ..Run::default()
         };
-        let cut_off = run.incomplete.as_deref().and_then(|why| self.cut_off(why));
-        for end in self.ended.iter().chain(&cut_off) {
+        for end in self.ended.iter().chain(&self.cut_off(ending)) {
             match end.result {
                 TestResult::Pass => run.passed += 1,
                 TestResult::Fail => run.failed += 1,
@@ -170,7 +188,7 @@ pub(crate) mod tests {
             ],
         );
         assert_eq!((record.planned(), record.ended()), (4, 4));
-        let run = record.run(vec![], None);
+        let run = record.run(vec![], Ending::Runner(""));
         assert_eq!((run.passed, run.failed, run.skipped), (1, 1, 2));
         assert_eq!(run.incomplete, None);
         assert_eq!(
@@ -203,7 +221,7 @@ pub(crate) mod tests {
             end(1, "a.p.x", TestResult::Pass, 0.1),
             began(1, "a.p.y"),
         ];
-        let run = record(1, &events).run(vec![], Some("the VM was lost"));
+        let run = record(1, &events).run(vec![], Ending::Lost("the VM was lost"));
         assert_eq!((run.passed, run.failed), (1, 1));
         assert_eq!(run.tests[1].name, "a.p.y");
         assert_eq!(run.tests[1].reason, "the VM was lost");
@@ -212,9 +230,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_guest_that_was_stopped_fails_no_test() {
+        let events = [end(1, "a.p.x", TestResult::Pass, 0.1), began(1, "a.p.y")];
+        let run = record(1, &events).run(vec![], Ending::Stopped("interrupted"));
+        assert_eq!((run.passed, run.failed, run.tests.len()), (1, 0, 1));
+        assert_eq!(run.incomplete.as_deref(), Some("interrupted"));
+    }
+
+    #[test]
     fn without_its_end_a_run_is_incomplete() {
-        let run = record(1, &[end(1, "a.p.x", TestResult::Pass, 0.1)]).run(vec![], None);
-        assert!(run.incomplete.is_some());
+        let events = [end(1, "a.p.x", TestResult::Pass, 0.1)];
+        let run = record(1, &events).run(vec![], Ending::Runner("no pipe"));
+        assert!(run.incomplete.is_some_and(|why| why.contains("no pipe")));
         assert_eq!(run.failed, 0);
     }
 
