@@ -285,7 +285,7 @@ impl Shared {
 }
 
 /// The device. All methods may be called from any thread; none of them waits for more than a
-/// chunk of a copy in flight. Dropping it stops its threads.
+/// chunk of a copy in flight, or a step of a job. Dropping it stops its threads.
 #[derive(Debug)]
 pub struct Device {
     shared: Arc<Shared>,
@@ -566,8 +566,10 @@ mod tests {
     use super::*;
     use crate::mock::descriptors::{Side, fill, note};
     use crate::mock::{Driver, GuestRam, QueueConfig};
+    use crate::registers::ErrorRecord;
     use hmmgpu_contract::PAGE_SIZE;
     use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE};
+    use hmmgpu_contract::regs::Reg;
     use std::os::unix::fs::MetadataExt;
     use std::time::{Duration, Instant};
 
@@ -653,6 +655,32 @@ mod tests {
                 drop(access);
             });
             assert!(device.shared.dma.try_view().is_some());
+        }
+    }
+
+    #[test]
+    fn what_an_engine_still_tells_while_a_reset_waits_for_it_is_forgotten() {
+        let device = device();
+        let shared = &device.shared;
+        let access = shared.dma.view();
+        std::thread::scope(|scope| {
+            scope.spawn(|| device.reset(ResetCause::Register));
+            until(|| shared.dma.try_view().is_none());
+            // Whoever holds a permit of before goes on until it is over.
+            let mut registers = shared.registers();
+            registers.queue_interrupt(0);
+            registers.job_interrupt(0);
+            registers.record_error(ErrorRecord {
+                status: Status::STATUS_OVERLAP,
+                queue: 0,
+                index: 0,
+                address: 0,
+            });
+            drop(registers);
+            drop(access);
+        });
+        for reg in [Reg::INT_CAUSE, Reg::ERROR_STATUS, Reg::ERROR_COUNT] {
+            assert_eq!(shared.registers().read(reg.0, 0), Some(0), "{reg:?}");
         }
     }
 

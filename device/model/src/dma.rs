@@ -213,7 +213,8 @@ impl DmaMap {
         drop(self.table.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The map for accesses. It must not be held while waiting for anything.
+    /// The map for accesses. It must not be held while waiting for anything but locks that come
+    /// after it, which are all held for moments.
     pub(crate) fn view(&self) -> DmaView<'_> {
         DmaView(self.table.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,4 +1,5 @@
-//! The device model: PCI function, registers, VRAM, copy engine. It knows no VMM.
+//! The device model: PCI function, registers, VRAM, MMU, copy and compute engines. It knows no
+//! VMM.
 //!
 //! A transport drives a [`Device`] by accesses to configuration space and BARs, by DMA maps and
 //! by interrupt sinks. [`mock`] is a driver for tests, benches and fuzzers that need no guest.

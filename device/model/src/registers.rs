@@ -389,7 +389,8 @@ impl Registers {
     pub(crate) fn job_interrupt(&mut self, context: u32) -> Option<u32> {
         let vector = self.contexts.get(context as usize)?.vector;
         self.int_cause |= INT_COMPUTE;
-        self.compute_vectors |= 1 << vector;
+        // Any number: the context may have been disabled a moment ago, and its register written.
+        self.compute_vectors |= 1_u32.checked_shl(vector).unwrap_or(0);
         (self.int_mask & INT_COMPUTE == 0).then_some(vector)
     }
 
@@ -450,10 +451,39 @@ impl Registers {
         *error = FirstError::default();
     }
 
+    /// Forgets causes and errors of before a reset: what was under way has ended only now, and may
+    /// have added some since.
+    pub(crate) fn drained(&mut self) {
+        self.int_cause = 0;
+        self.compute_vectors = 0;
+        self.error = FirstError::default();
+    }
+
     /// VRAM is scrubbed, or cannot be. Ignored when another reset has come since.
     pub(crate) fn scrubbed(&mut self, generation: u32, well: bool) {
         if generation == self.generation {
             self.state = if well { STATE_READY } else { STATE_FAILED };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hmmgpu_contract::regs::context_reg;
+
+    #[test]
+    fn a_job_of_a_context_whose_vector_was_rewritten_meanwhile() {
+        let mut registers = Registers::new(Config::default());
+        let vector = context_reg(9, QueueReg::QUEUE_VECTOR);
+        for nonsense in [16, 31, 32, u32::MAX] {
+            assert_eq!(registers.write(vector, nonsense), Effect::None);
+            assert_eq!(registers.job_interrupt(9), Some(nonsense));
+        }
+        assert_eq!(registers.vectors(INT_COMPUTE).count(), 0);
+        registers.write(vector, 15);
+        registers.job_interrupt(9);
+        assert!(registers.vectors(INT_COMPUTE).eq([15]));
+        assert_eq!(registers.job_interrupt(u32::MAX), None);
     }
 }

@@ -71,6 +71,7 @@ impl Shared {
         }
         // From here on, engines get no permit for what they did before, and have none.
         dma.barrier();
+        lock(registers).drained();
         faults.reset();
         self.wake_contexts();
         let disconnected = cause == ResetCause::Disconnect;

@@ -196,6 +196,7 @@ mod tests {
     use crate::vram::Vram;
     use hmmgpu_contract::mmu::{PTE_ATOMIC, PTE_LEAF, PTE_VALID, PTE_VRAM, PTE_WRITE};
     use hmmgpu_contract::{MIN_VRAM_BYTES, PAGE_SIZE};
+    use std::os::unix::fs::MetadataExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
@@ -387,6 +388,20 @@ mod tests {
         rig.map.unmap(BASE + 8 * MIB, 2 * MIB).unwrap();
         let unreachable = FaultReason::FAULT_ADDRESS_UNREACHABLE;
         assert_eq!(rig.refused(0x8000, READ), (unreachable, 0));
+    }
+
+    #[test]
+    fn vram_that_is_translated_to_is_populated_further_on() {
+        const BLOCK: u64 = 2 * MIB;
+        let mut rig = Rig::new().unwrap();
+        rig.set(0x5000, 0, leaf(0, Side::Vram(2 * BLOCK - PAGE_SIZE), 0));
+        let populated = || {
+            let file = rig.vram.region().file_offset().expect("a file").file();
+            file.metadata().expect("metadata").blocks() * 512
+        };
+        assert_eq!(populated(), 0);
+        assert!(rig.access(0x5000, READ).is_ok());
+        until(|| populated() > BLOCK);
     }
 
     #[track_caller]

@@ -22,7 +22,7 @@ pub(crate) struct MmuFault {
     pub(crate) address: u64,
     pub(crate) access: FaultAccess,
     pub(crate) reason: FaultReason,
-    /// Level of the entry that it is about.
+    /// Level of the entry that it is about; that of the root, when no entry was looked at.
     pub(crate) level: u8,
 }
 
