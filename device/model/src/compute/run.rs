@@ -352,14 +352,16 @@ impl Run {
         scratch: &mut Scratch,
         over: impl Fn() -> bool,
     ) -> Result<Worked, Stop> {
+        let waiting = self.job.as_ref().and_then(|job| job.waiting);
         match self.resolved(turn) {
             Some(Resolution::Replay) => {}
             Some(Resolution::Cancel { detail }) => {
                 self.end_job(
                     turn,
                     End {
+                        status: Status::STATUS_CANCELLED,
                         detail,
-                        ..End::from(Status::STATUS_CANCELLED)
+                        fault: waiting.map(|waiting| waiting.fault),
                     },
                 )?;
                 return Ok(Worked::Ended);

@@ -205,6 +205,8 @@ fn a_cancelled_job_ends_and_the_next_one_begins() {
     let record = process.driver.wait(first).unwrap();
     assert_eq!(Status(record.status), Status::STATUS_CANCELLED);
     assert_eq!((record.detail, record.done), (0xabcd, PAGE));
+    assert_eq!(record.fault_address, fault.address);
+    assert_eq!(record.fault_reason, u32::from(fault.reason));
     assert_done(&process.driver.wait(second).unwrap(), 16, 0);
     let snapshot = world.device.snapshot();
     assert_eq!(snapshot.mmu.faults.len(), 1);
