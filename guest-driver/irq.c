@@ -49,17 +49,19 @@ static irqreturn_t hmmgpu_compute_irq(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+/* What is wrong with a job is told to who submitted it, and is its own affair. */
 static irqreturn_t hmmgpu_error_irq(int irq, void *data)
 {
 	struct hmmgpu_device *hdev = data;
 	u32 status = hmmgpu_read(hdev, HMMGPU_REG_ERROR_STATUS);
+	u32 queue = hmmgpu_read(hdev, HMMGPU_REG_ERROR_QUEUE);
 
 	hmmgpu_count(hdev, interrupts, 1);
-	if (status != ~0U && status != HMMGPU_STATUS_OK)
+	if (status != ~0U && status != HMMGPU_STATUS_OK &&
+	    queue < HMMGPU_ERROR_CONTEXT0)
 		dev_err_ratelimited(hdev->dev,
 				    "%s at queue %u, index %u, address %#llx (%u errors)\n",
-				    hmmgpu_status_name(status),
-				    hmmgpu_read(hdev, HMMGPU_REG_ERROR_QUEUE),
+				    hmmgpu_status_name(status), queue,
 				    hmmgpu_read(hdev, HMMGPU_REG_ERROR_INDEX),
 				    hmmgpu_read64(hdev,
 						  HMMGPU_REG_ERROR_ADDR_LO,

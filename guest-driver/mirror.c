@@ -154,25 +154,9 @@ static int hmmgpu_range_fault(struct hmm_range *range, struct mm_struct *mm)
 	return ret;
 }
 
-/**
- * hmmgpu_mirror_fault_in() - see to it that the CPU could access a range
- * @ctx: the context; the caller holds a reference to its mm
- * @start: first address
- * @end: end of the range, which lies in 2 MiB
- * @write: it will be written to
- * @unlocked: faults may let go of mmap_lock, and so wait for user space
- * @pfns: room for HMMGPU_LARGE_PAGES entries; meaningless afterwards
- *
- * Brings home what is in another device's memory. Another moment later things
- * may be different again.
- *
- * Context: Process context, no lock is held.
- * Return: 0; -EFAULT, there is nothing that can be accessed; -EPERM, it cannot
- * be written to; -EBUSY, it changes all the time; -ENOMEM; -EINTR.
- */
-int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
-			   unsigned long end, bool write, bool unlocked,
-			   unsigned long *pfns)
+static int hmmgpu_fault_in_as(struct hmmgpu_context *ctx, unsigned long start,
+			      unsigned long end, bool write, bool unlocked,
+			      unsigned long *pfns, void *owner)
 {
 	unsigned long timeout = jiffies +
 				msecs_to_jiffies(HMMGPU_MIRROR_RETRY_MS);
@@ -183,7 +167,7 @@ int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
 		.hmm_pfns = pfns,
 		.default_flags = HMM_PFN_REQ_FAULT |
 				 (write ? HMM_PFN_REQ_WRITE : 0),
-		.dev_private_owner = ctx->hdev,
+		.dev_private_owner = owner,
 	};
 	int ret;
 
@@ -193,6 +177,43 @@ int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
 		ret = hmmgpu_range_fault(&range, ctx->mm);
 	} while (ret == -EBUSY && time_before(jiffies, timeout));
 	return ret;
+}
+
+/**
+ * hmmgpu_mirror_fault_in() - see to it that the CPU could access a range
+ * @ctx: the context; the caller holds a reference to its mm
+ * @start: first address
+ * @end: end of the range, which lies in 2 MiB
+ * @write: it will be written to
+ * @unlocked: faults may let go of mmap_lock, and so wait for user space
+ * @pfns: room for an entry for each page; meaningless afterwards
+ *
+ * Brings home what is in another device's memory, and what is in our own but may
+ * not be written to there: it is shared by a fork, or was read-only. The core
+ * does not see to the latter by itself, it calls read-only entries of the owner
+ * valid although writing was asked for. Another moment later things may be
+ * different again.
+ *
+ * Context: Process context, no lock is held.
+ * Return: 0; -EFAULT, there is nothing that can be accessed; -EPERM, it cannot
+ * be written to; -EBUSY, it changes all the time; -ENOMEM; -EINTR.
+ */
+int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
+			   unsigned long end, bool write, bool unlocked,
+			   unsigned long *pfns)
+{
+	unsigned long nr = PHYS_PFN(end - start), i;
+	int ret;
+
+	ret = hmmgpu_fault_in_as(ctx, start, end, write, unlocked, pfns,
+				 ctx->hdev);
+	if (ret || !write)
+		return ret;
+	for (i = 0; i < nr; i++)
+		if (!(pfns[i] & HMM_PFN_WRITE))
+			return hmmgpu_fault_in_as(ctx, start, end, write,
+						  unlocked, pfns, NULL);
+	return 0;
 }
 
 static int hmmgpu_look(struct hmmgpu_context *ctx, struct hmm_range *range,
@@ -616,6 +637,7 @@ int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx, unsigned long addr,
 	unsigned long timeout = jiffies +
 				msecs_to_jiffies(HMMGPU_MIRROR_RETRY_MS);
 	struct hmmgpu_mirror *mirror = &ctx->mirror;
+	unsigned long pfn;
 	int ret;
 
 	ret = hmmgpu_pt_grow(&mirror->pt, addr, true);
@@ -651,6 +673,15 @@ int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx, unsigned long addr,
 		mmap_read_unlock(ctx->mm);
 		if (done)
 			return 0;
+		/*
+		 * What the core did to make it exclusive were changes, too: it
+		 * split a PMD, broke a COW. Next time there is nothing of that
+		 * left to do, but the page to be taken back first.
+		 */
+		ret = hmmgpu_mirror_fault_in(ctx, addr, addr + PAGE_SIZE, true,
+					     false, &pfn);
+		if (ret)
+			return ret;
 		cond_resched();
 	} while (time_before(jiffies, timeout));
 	return -EBUSY;

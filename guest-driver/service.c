@@ -71,11 +71,7 @@ int hmmgpu_service_migrate(struct hmmgpu_context *ctx, unsigned long start,
 	return ret == -EINTR || ret == -ENODEV ? ret : 0;
 }
 
-/*
- * Memory that is shared by a fork is copied where it is, before it migrates:
- * from VRAM it would have to come home for that. Nothing is written to zero
- * pages, they migrate as holes.
- */
+/* Zero pages are no obstacle: they migrate as holes, which can be written to. */
 static bool hmmgpu_must_unshare(const unsigned long *pfns, unsigned long addr)
 {
 	unsigned long pfn = pfns[(addr % HPAGE_PMD_SIZE) >> PAGE_SHIFT];
@@ -85,7 +81,35 @@ static bool hmmgpu_must_unshare(const unsigned long *pfns, unsigned long addr)
 	    HMM_PFN_VALID)
 		return false;
 	page = hmm_pfn_to_page(pfn);
-	return !is_device_private_page(page) && PageAnon(page);
+	return is_device_private_page(page) || PageAnon(page);
+}
+
+/*
+ * The CPU makes its copies of what a fork shares, and what may not be written to
+ * in VRAM comes home for that. All of the 2 MiB at once, as far as it is one VMA:
+ * page by page, all of it would go back and forth for each.
+ */
+static int hmmgpu_unshare(struct hmmgpu_context *ctx, unsigned long addr,
+			  unsigned long start, unsigned long end,
+			  unsigned long *pfns)
+{
+	struct vm_area_struct *vma;
+	int ret = -EFAULT;
+
+	if (mmap_read_lock_killable(ctx->mm))
+		return -EINTR;
+	vma = vma_lookup(ctx->mm, addr);
+	if (vma) {
+		start = max(start, vma->vm_start);
+		end = min(end, vma->vm_end);
+		ret = vma->vm_flags & VM_WRITE ? 0 : -EPERM;
+	}
+	mmap_read_unlock(ctx->mm);
+	if (ret)
+		return ret;
+	ret = hmmgpu_mirror_fault_in(ctx, start, end, true, true, pfns);
+	/* What matters is the page: if that fails, it will be told. */
+	return ret == -EINTR ? ret : 0;
 }
 
 static bool hmmgpu_any_local(struct hmmgpu_device *hdev,
@@ -116,7 +140,8 @@ static u64 hmmgpu_access_bits(unsigned int access)
 
 /* Before the first attempt to migrate: is there something to do first? */
 static int hmmgpu_service_prepare(struct hmmgpu_context *ctx,
-				  unsigned long addr, bool write,
+				  unsigned long addr, unsigned long start,
+				  unsigned long end, bool write,
 				  unsigned int *policy, unsigned long *pfns)
 {
 	int ret;
@@ -126,15 +151,14 @@ static int hmmgpu_service_prepare(struct hmmgpu_context *ctx,
 	ret = hmmgpu_mirror_look(ctx, addr, pfns);
 	if (ret)
 		return ret == -EINTR ? ret : 0;
-	if (*policy == HMMGPU_POLICY_PREFER_SYSTEM) {
-		/* It would lock all others out for nothing. */
-		if (!hmmgpu_any_local(ctx->hdev, pfns))
-			*policy = HMMGPU_POLICY_ACCESS_IN_PLACE;
+	/* To look for what is not there would lock all others out. */
+	if (*policy == HMMGPU_POLICY_PREFER_SYSTEM &&
+	    !hmmgpu_any_local(ctx->hdev, pfns))
+		*policy = HMMGPU_POLICY_ACCESS_IN_PLACE;
+	if (!hmmgpu_policy_migrates(*policy))
 		return 0;
-	}
 	if (hmmgpu_must_unshare(pfns, addr))
-		return hmmgpu_mirror_fault_in(ctx, addr, addr + PAGE_SIZE, true,
-					      true, pfns);
+		return hmmgpu_unshare(ctx, addr, start, end, pfns);
 	return 0;
 }
 
@@ -152,7 +176,8 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
 	bool can_move;
 	long ret;
 
-	ret = hmmgpu_service_prepare(ctx, addr, write, &policy, pfns);
+	ret = hmmgpu_service_prepare(ctx, addr, start, end, write, &policy,
+				     pfns);
 	for (round = 0; !ret && round < HMMGPU_SERVICE_ROUNDS; round++) {
 		/*
 		 * What was not there in the first round may have been on
