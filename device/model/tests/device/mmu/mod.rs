@@ -4,3 +4,4 @@ mod contexts;
 mod fault_queue;
 mod interrupts;
 mod invalidation_queue;
+mod storm;
