@@ -159,6 +159,8 @@ void hmmgpu_pt_set(struct hmmgpu_pagetable *pt, unsigned long addr, u64 entry,
 		   bool large);
 bool hmmgpu_pt_any(struct hmmgpu_pagetable *pt, unsigned long start,
 		   unsigned long end);
+bool hmmgpu_pt_any_exclusive(struct hmmgpu_pagetable *pt, unsigned long start,
+			     unsigned long end);
 bool hmmgpu_pt_revoke(struct hmmgpu_pagetable *pt, unsigned long *start,
 		      unsigned long *end);
 void hmmgpu_pt_release(struct hmmgpu_pagetable *pt, unsigned long start,

@@ -726,11 +726,11 @@ int hmmgpu_mirror_exclusive(struct hmmgpu_context *ctx, unsigned long start,
 bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx, unsigned long start,
 				unsigned long end)
 {
-	bool local;
+	struct hmmgpu_mirror *mirror = &ctx->mirror;
+	bool ret;
 
-	for (; start < end; start += PAGE_SIZE)
-		if (hmmgpu_mirror_allows(ctx, start, HMMGPU_PTE_ATOMIC,
-					 &local) && !local)
-			return true;
-	return false;
+	mutex_lock(&mirror->lock);
+	ret = hmmgpu_pt_any_exclusive(&mirror->pt, start, end);
+	mutex_unlock(&mirror->lock);
+	return ret;
 }

@@ -311,6 +311,32 @@ bool hmmgpu_pt_any(struct hmmgpu_pagetable *pt, unsigned long start,
 	return hmmgpu_pt_walk_all(pt, start, end, hmmgpu_leaf_any, NULL);
 }
 
+static bool hmmgpu_leaf_exclusive(struct hmmgpu_pagetable *pt,
+				  struct hmmgpu_table *table,
+				  unsigned int level, unsigned long addr,
+				  void *data)
+{
+	u64 entry = le64_to_cpu(table->entries[hmmgpu_pt_index(addr, level)]);
+
+	return (entry & HMMGPU_PTE_ATOMIC) && !(entry & HMMGPU_PTE_VRAM);
+}
+
+/**
+ * hmmgpu_pt_any_exclusive() - may anything in a range be used for atomic
+ *                             operations that is in system memory?
+ * @pt: the page table
+ * @start: first address
+ * @end: end of the range
+ *
+ * Context: &hmmgpu_mirror.lock is held.
+ * Return: true if there is.
+ */
+bool hmmgpu_pt_any_exclusive(struct hmmgpu_pagetable *pt, unsigned long start,
+			     unsigned long end)
+{
+	return hmmgpu_pt_walk_all(pt, start, end, hmmgpu_leaf_exclusive, NULL);
+}
+
 struct hmmgpu_revoked {
 	unsigned long start;
 	unsigned long end;
