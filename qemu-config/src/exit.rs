@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 /// All went well.
 pub const OK: u8 = 0;
-/// The work was done and its verdict is negative: data not verified, something needed is missing.
+/// The work was done and its verdict is negative: data not verified, a test failed, something
+/// needed is missing.
 pub const NEGATIVE: u8 = 1;
 /// The command line or a profile is wrong; nothing was started.
 pub const USAGE: u8 = 2;
@@ -47,7 +48,7 @@ pub fn of_guest(status: hmmgpu_guest_protocol::ExitStatus) -> u8 {
 pub const HELP: &str = "\
 Exit codes:
   0    all went well
-  1    the verdict is negative (data not verified, something needed is missing)
+  1    the verdict is negative (data not verified, a test failed, something needed is missing)
   2    wrong command line or profile; nothing was started
   120  something needed is missing or could not be made (host tool, tool root, kernel, disk)
   121  the VM could not run: no guest reached user space
