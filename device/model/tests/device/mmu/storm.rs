@@ -1,12 +1,13 @@
 //! Everything at once: jobs that fault, invalidations, contexts that come and go, maps that come
 //! and go, and resets. It is about locks: whoever waits for what, all come to an end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hmmgpu_contract::desc::Desc;
 use hmmgpu_contract::regs::{QUEUE_STATUS_RUNNING, QueueReg, RESET_CTRL_RESET, Reg, STATE_READY};
 use hmmgpu_model::mock::GuestRam;
 use hmmgpu_model::mock::descriptors::{Side, cancel, fill as fill_pages, invalidate, replay};
@@ -20,38 +21,90 @@ const LIMIT: Duration = Duration::from_secs(60);
 const RESETS: u32 = 20;
 const ELSEWHERE: u64 = 0x50_0000_0000;
 
+/// Held for writing by a reset: setting something up takes many registers, and a driver knows of a
+/// reset of its own.
+static SETTING_UP: RwLock<()> = RwLock::new(());
+
 /// Runs until told to end.
 type Part = Box<dyn FnMut() + Send>;
 
-/// Submits descriptors and a fence, and waits for it while the queue runs.
-fn drive(queue: &mut Mock, descs: &[hmmgpu_contract::desc::Desc]) {
-    let running = |queue: &Mock| queue.read_queue(QueueReg::QUEUE_STATUS) == QUEUE_STATUS_RUNNING;
+/// Threads, each of which runs a part again and again.
+struct Running {
+    over: Arc<AtomicBool>,
+    parts: usize,
+    ended: mpsc::Receiver<u64>,
+}
+
+impl Running {
+    fn start(parts: Vec<Part>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (sender, ended) = mpsc::channel();
+        let count = parts.len();
+        for mut part in parts {
+            let (over, sender) = (over.clone(), sender.clone());
+            thread::spawn(move || {
+                let mut rounds = 0_u64;
+                while !over.load(Ordering::SeqCst) {
+                    part();
+                    rounds += 1;
+                }
+                // Fails only when the test has failed already.
+                let _ = sender.send(rounds);
+            });
+        }
+        Self {
+            over,
+            parts: count,
+            ended,
+        }
+    }
+
+    /// Waits for the end of all of them.
+    fn end(self) {
+        self.over.store(true, Ordering::SeqCst);
+        for _ in 0..self.parts {
+            let rounds = self.ended.recv_timeout(LIMIT);
+            assert!(rounds.expect("a part that does not end") > 0);
+        }
+    }
+}
+
+fn running(queue: &Mock) -> bool {
+    queue.read_queue(QueueReg::QUEUE_STATUS) == QUEUE_STATUS_RUNNING
+}
+
+/// Starts a queue that a reset has ended.
+fn revive(queue: &mut Mock) {
+    let _set_up = SETTING_UP.read().unwrap();
     if !running(queue) {
-        // A reset may come at any time: then the next round tries again.
-        let _ = queue.start();
-        return;
+        queue.start().unwrap();
     }
-    // One entry is enough room for each, as the ring is empty.
-    if queue.submit(descs).is_ok()
-        && let Ok(sequence) = queue.fence(false)
-    {
-        queue
-            .until("fence, or end of the queue", |queue| {
-                queue.record().sequence >= sequence || !running(queue)
-            })
-            .unwrap();
-    }
+}
+
+/// Submits descriptors and a fence, and waits for it while the queue runs.
+fn drive(queue: &mut Mock, descs: &[Desc]) {
+    queue.submit(descs).unwrap();
+    let sequence = queue.fence(false).unwrap();
+    queue
+        .until("fence, or end of the queue", |queue| {
+            queue.record().sequence >= sequence || !running(queue)
+        })
+        .unwrap();
 }
 
 /// One life of a context: a job that faults on its second page, sometimes not waited for.
 fn live(process: &mut Process, round: &mut u64) {
     *round += 1;
-    if process.driver.start().is_err() {
-        return;
+    {
+        let _set_up = SETTING_UP.read().unwrap();
+        if process.driver.start().is_err() {
+            // It resets.
+            thread::yield_now();
+            return;
+        }
     }
-    let Ok(sequence) = process.driver.submit(&fill(BASE, 2 * PAGE, *round)) else {
-        return;
-    };
+    let job = fill(BASE, 2 * PAGE, *round);
+    let sequence = process.driver.submit(&job).unwrap();
     if round.is_multiple_of(3) {
         process.driver.stop();
         return;
@@ -76,17 +129,19 @@ fn all_that_waits_for_each_other_comes_to_an_end() {
     } = queues;
     let device = world.device.clone();
     let page = world.take(PAGE);
-    let mut parts: Vec<Part> = Vec::new();
+    let mut lives: Vec<Part> = Vec::new();
     for context in 0..3 {
         let mut process = world.process(context);
         process.map(BASE, Side::System(page), ALL);
         let mut round = u64::from(context);
-        parts.push(Box::new(move || live(&mut process, &mut round)));
+        lives.push(Box::new(move || live(&mut process, &mut round)));
     }
-    parts.push(Box::new(move || {
+    let mut servers: Vec<Part> = Vec::new();
+    servers.push(Box::new(move || {
+        revive(&mut invalidation);
         let mut descs = vec![invalidate(0, 0, 1 << 47), invalidate(1, BASE, PAGE)];
         if faults.read(QueueReg::QUEUE_STATUS) != QUEUE_STATUS_RUNNING {
-            faults.stop();
+            let _set_up = SETTING_UP.read().unwrap();
             faults.start();
         }
         for _ in 0..4 {
@@ -101,10 +156,11 @@ fn all_that_waits_for_each_other_comes_to_an_end() {
         }
         drive(&mut invalidation, &descs);
     }));
-    parts.push(Box::new(move || {
+    servers.push(Box::new(move || {
+        revive(&mut copy);
         drive(&mut copy, &[fill_pages(9, 4, Side::Vram(0), 1)]);
     }));
-    parts.push(Box::new({
+    servers.push(Box::new({
         let device = device.clone();
         move || {
             let ram = GuestRam::new(ELSEWHERE, 1 << 20).expect("guest RAM");
@@ -114,21 +170,8 @@ fn all_that_waits_for_each_other_comes_to_an_end() {
         }
     }));
 
-    let over = Arc::new(AtomicBool::new(false));
-    let (sender, receiver) = mpsc::channel();
-    for mut part in parts {
-        let (over, sender) = (over.clone(), sender.clone());
-        thread::spawn(move || {
-            let mut rounds = 0_u64;
-            while !over.load(Ordering::SeqCst) {
-                part();
-                rounds += 1;
-            }
-            // Fails only when the test has failed already.
-            let _ = sender.send(rounds);
-        });
-    }
-    drop(sender);
+    let lives = Running::start(lives);
+    let servers = Running::start(servers);
     let register = |reg: Reg| {
         let mut word = [0; 4];
         device.bar_read(0, u64::from(reg.0), &mut word);
@@ -146,6 +189,7 @@ fn all_that_waits_for_each_other_comes_to_an_end() {
             assert!(Instant::now() < deadline, "no work in generation {reset}");
             thread::yield_now();
         }
+        let _set_up = SETTING_UP.write().unwrap();
         device.bar_write(
             0,
             u64::from(Reg::RESET_CTRL.0),
@@ -153,22 +197,16 @@ fn all_that_waits_for_each_other_comes_to_an_end() {
         );
         assert_eq!(register(Reg::GENERATION), reset);
     }
-    over.store(true, Ordering::SeqCst);
-    let mut ended = 0;
-    while let Ok(rounds) = receiver.recv_timeout(LIMIT) {
-        assert!(rounds > 0);
-        ended += 1;
-    }
-    assert_eq!(ended, 6, "a part of it does not end");
+    // Who serves faults ends last.
+    lives.end();
+    servers.end();
 
     // And the device works.
+    while register(Reg::STATE) != STATE_READY {
+        assert!(Instant::now() < deadline, "not ready");
+        thread::yield_now();
+    }
     let mut process = world.process(7);
     process.map(BASE, Side::System(page), ALL);
-    process
-        .driver
-        .until("ready state", |_| register(Reg::STATE) == STATE_READY)
-        .unwrap();
-    process.driver.stop();
-    process.driver.start().unwrap();
     assert_done(&process.driver.run(&fill(BASE, 8, 1)).unwrap(), 8, 0);
 }
