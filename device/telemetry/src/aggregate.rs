@@ -132,7 +132,7 @@ pub enum Record {
         reason: FaultReason,
         /// What became of it.
         outcome: Outcome,
-        /// Time from its report until it was replayed or cancelled; else 0.
+        /// Time until its job went on, or was cancelled; else 0.
         waited_ns: u64,
     },
     /// A mark: the open window closes, and one with this name opens unless it is zero.

@@ -226,7 +226,7 @@ pub struct Mmu {
     pub invalidations: u64,
     /// Faults by access, reason and outcome. One that waits is not among them yet.
     pub faults: Vec<Faults>,
-    /// Time from the report of a fault until it was replayed or cancelled.
+    /// Time from a fault until its job went on, or was cancelled.
     pub replay: Latency,
     /// Faults that found the fault queue full or disabled, and waited for room.
     pub fault_queue_full: u64,

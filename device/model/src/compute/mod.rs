@@ -5,6 +5,7 @@
 //! with no engine. Nothing of a context is held between two steps of a job, so disabling it,
 //! invalidating its translations, unmapping memory and reset wait for at most one step.
 
+mod answer;
 mod job;
 mod kernels;
 mod memory;
@@ -12,6 +13,7 @@ mod run;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::sync::{Arc, Mutex};
 

@@ -1,0 +1,218 @@
+//! Working on a job: steps, and the faults in between.
+
+use hmmgpu_contract::desc::Status;
+use hmmgpu_contract::mmu::FaultAccess;
+use hmmgpu_telemetry::Record;
+use hmmgpu_telemetry::snapshot::{Access as AccessName, Kernel as Name, Outcome};
+use vm_memory::VolatileSlice;
+
+use super::answer::End;
+use super::job::Envelope;
+use super::kernels::{Kernel, Progress, Scratch, Step};
+use super::memory::{Halt, Memory};
+use super::run::{Run, Turn};
+use crate::clock::now_ns;
+use crate::command::Place;
+use crate::dma::Access;
+use crate::memory::Memory as BothApertures;
+use crate::mmu::{MmuFault, Resolution, Space};
+use crate::queue::Stop;
+
+/// A fault that a job waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) fault: MmuFault,
+    since_ns: u64,
+}
+
+/// A job that has been begun.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) envelope: Envelope,
+    pub(super) name: Name,
+    kernel: Kernel,
+    pub(super) progress: Progress,
+    pub(super) waiting: Option<Waiting>,
+    /// Faults that were replayed.
+    pub(super) faults: u32,
+    pub(super) begin_ns: u64,
+    /// Time that engines have worked on it.
+    pub(super) engine_ns: u64,
+}
+
+impl Job {
+    pub(super) fn new(envelope: Envelope, name: Name, kernel: Kernel, begin_ns: u64) -> Self {
+        Self {
+            envelope,
+            name,
+            progress: kernel.begin(),
+            kernel,
+            waiting: None,
+            faults: 0,
+            begin_ns,
+            engine_ns: 0,
+        }
+    }
+}
+
+/// How a run is after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worked {
+    /// It can go on, with the job or with the next one.
+    GoesOn,
+    /// The job waits for a fault to be resolved.
+    Waits,
+}
+
+/// Memory for a kernel: virtual addresses by the context's page table, and the DMA map.
+struct Reach<'m, 'space> {
+    space: &'m Space<'space>,
+    memory: BothApertures<'m>,
+}
+
+impl<'m> Memory<'m> for Reach<'m, '_> {
+    fn slice(
+        &mut self,
+        address: u64,
+        len: usize,
+        access: FaultAccess,
+    ) -> Result<VolatileSlice<'m>, Halt> {
+        Ok(self.space.slice(self.memory, address, len, access)?)
+    }
+
+    fn dma(&mut self, address: u64, len: usize, access: Access) -> Result<VolatileSlice<'m>, Halt> {
+        let place = Place::System(address);
+        self.memory.slice(place, len, access).map_err(Halt::Dma)
+    }
+}
+
+fn access_name(access: FaultAccess) -> AccessName {
+    match access {
+        FaultAccess::FAULT_READ => AccessName::Read,
+        FaultAccess::FAULT_WRITE => AccessName::Write,
+        _ => AccessName::Atomic,
+    }
+}
+
+pub(super) fn fault_record(fault: &MmuFault, outcome: Outcome, waited_ns: u64) -> Record {
+    Record::Fault {
+        access: access_name(fault.access),
+        reason: fault.reason,
+        outcome,
+        waited_ns,
+    }
+}
+
+impl Run {
+    /// Works on the job for one step, unless it waits.
+    pub(super) fn work(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) -> Result<Worked, Stop> {
+        let waiting = self.job.as_ref().and_then(|job| job.waiting);
+        match self.resolved(turn) {
+            Some(Resolution::Replay) => {}
+            Some(Resolution::Cancel { detail }) => {
+                let end = End {
+                    status: Status::STATUS_CANCELLED,
+                    detail,
+                    fault: waiting.map(|waiting| waiting.fault),
+                };
+                self.end_job(turn, end)?;
+                return Ok(Worked::GoesOn);
+            }
+            None => return Ok(Worked::Waits),
+        }
+        match self.step(turn, scratch)? {
+            Ok(Step::More) => {}
+            Ok(Step::Finished) => self.end_job(turn, End::from(Status::STATUS_OK))?,
+            Err(halt) => return self.halted(turn, halt),
+        }
+        Ok(Worked::GoesOn)
+    }
+
+    /// What the driver has decided about the fault that the job waits for, which counts as
+    /// replayed if there is none; `None` while it has not.
+    fn resolved(&mut self, turn: &Turn<'_>) -> Option<Resolution> {
+        let Some(job) = &mut self.job else {
+            return Some(Resolution::Replay);
+        };
+        let Some(waiting) = job.waiting else {
+            return Some(Resolution::Replay);
+        };
+        let resolution = turn.context.fault.take()?;
+        job.waiting = None;
+        let outcome = match resolution {
+            Resolution::Replay => {
+                job.faults = job.faults.saturating_add(1);
+                Outcome::Replayed
+            }
+            Resolution::Cancel { .. } => Outcome::Cancelled,
+        };
+        let waited_ns = now_ns().saturating_sub(waiting.since_ns);
+        let record = fault_record(&waiting.fault, outcome, waited_ns);
+        self.records.push(record);
+        Some(resolution)
+    }
+
+    /// One step of the job, under one permit.
+    fn step(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) -> Result<Result<Step, Halt>, Stop> {
+        let view = self.permit(turn)?;
+        let Some(job) = &mut self.job else {
+            return Ok(Ok(Step::Finished));
+        };
+        let begin_ns = now_ns();
+        let space = turn.context.space.enter();
+        let mut reach = Reach {
+            space: &space,
+            memory: turn.shared.memory(&view),
+        };
+        let step = job.kernel.step(&mut job.progress, &mut reach, scratch);
+        let counts = space.take_counts();
+        self.counts.translations += counts.translations;
+        self.counts.tlb_hits += counts.tlb_hits;
+        self.counts.walks += counts.walks;
+        drop(space);
+        job.engine_ns += now_ns().saturating_sub(begin_ns);
+        Ok(step)
+    }
+
+    /// The job cannot go on from where it is: it waits, or has ended.
+    fn halted(&mut self, turn: &Turn<'_>, halt: Halt) -> Result<Worked, Stop> {
+        let no_replay = self.job.as_ref().is_some_and(|job| job.envelope.no_replay);
+        let end = match halt {
+            Halt::Fault(fault) if !no_replay => {
+                self.fault(turn, fault)?;
+                return Ok(Worked::Waits);
+            }
+            Halt::Fault(fault) => {
+                self.records.push(fault_record(&fault, Outcome::Ended, 0));
+                End {
+                    fault: Some(fault),
+                    ..End::from(Status::STATUS_FAULT)
+                }
+            }
+            Halt::Misaligned => End::from(Status::STATUS_MISALIGNED),
+            Halt::Dma(fault) => {
+                self.report(turn, fault, false)?;
+                End::from(fault.status)
+            }
+        };
+        self.end_job(turn, end)?;
+        Ok(Worked::GoesOn)
+    }
+
+    /// The job begins to wait for a fault to be resolved.
+    fn fault(&mut self, turn: &Turn<'_>, fault: MmuFault) -> Result<(), Stop> {
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        let sequence = job.envelope.sequence;
+        job.waiting = Some(Waiting {
+            fault,
+            since_ns: now_ns(),
+        });
+        let view = self.permit(turn)?;
+        let (number, run) = (self.number, self.setup.run);
+        let faults = &turn.shared.faults;
+        faults.report(turn.shared, &view, number, run, sequence, &fault);
+        Ok(())
+    }
+}
