@@ -56,6 +56,7 @@ static void hmmgpu_context_publish(struct hmmgpu_context *ctx,
 /* Waits that its thread may be in can be killed. */
 static void hmmgpu_context_stop_thread(struct hmmgpu_context *ctx)
 {
+	WRITE_ONCE(ctx->dead, true);
 	send_sig(SIGKILL, ctx->thread, 1);
 	kthread_stop(ctx->thread);
 }
@@ -86,6 +87,7 @@ struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 	mt_init(&ctx->policies);
 	init_waitqueue_head(&ctx->fault_wait);
 	spin_lock_init(&ctx->fault_lock);
+	ctx->serving = U64_MAX;
 	ret = ida_alloc_max(&hdev->context_ids, hdev->nr_contexts - 1,
 			    GFP_KERNEL);
 	if (ret < 0)
@@ -134,7 +136,6 @@ static void hmmgpu_context_kill(struct hmmgpu_context *ctx)
 {
 	struct hmmgpu_device *hdev = ctx->hdev;
 
-	ctx->dead = true;
 	hmmgpu_context_disable(ctx);
 	hmmgpu_context_publish(ctx, NULL);
 	hmmgpu_context_stop_thread(ctx);

@@ -63,6 +63,7 @@ struct hmmgpu_mirror {
  * @records: job records, written by the device; that of job n is n modulo
  *           HMMGPU_JOB_SLOTS
  * @records_dma: their DMA address
+ * @past_ns: time that the device worked on jobs whose records are gone
  * @last: sequence number of the last job submitted; zero if there was none
  */
 struct hmmgpu_job_queue {
@@ -74,6 +75,7 @@ struct hmmgpu_job_queue {
 	dma_addr_t entries_dma;
 	struct hmmgpu_job_record *records;
 	dma_addr_t records_dma;
+	u64 past_ns;
 	u64 last;
 };
 
@@ -95,6 +97,7 @@ struct hmmgpu_job_queue {
  * @fault_pending: @thread has not taken it yet
  * @served: the fault that @thread serves
  * @replayed: @thread has answered it
+ * @serving: address of the fault that @thread serves, or all-ones
  */
 struct hmmgpu_context {
 	struct hmmgpu_device *hdev;
@@ -112,6 +115,7 @@ struct hmmgpu_context {
 	bool fault_pending;
 	struct hmmgpu_fault_record served;
 	bool replayed;
+	u64 serving;
 };
 
 /**
@@ -199,6 +203,7 @@ bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx,
 /* job.c */
 int hmmgpu_jobs_init(struct hmmgpu_context *ctx);
 void hmmgpu_jobs_exit(struct hmmgpu_context *ctx);
+u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx);
 int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		      u64 *sequence);
 int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
@@ -208,6 +213,8 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 
 /* gpu_fault.c */
 int hmmgpu_gpu_fault_thread(void *data);
+void hmmgpu_gpu_fault_unmap(struct hmmgpu_context *ctx, unsigned long start,
+			    unsigned long end);
 
 /* service.c */
 int hmmgpu_service_migrate(struct hmmgpu_context *ctx, unsigned long start,

@@ -81,12 +81,18 @@ static void hmmgpu_fault_serve(struct hmmgpu_context *ctx)
 	int ret;
 
 	ctx->replayed = false;
+	WRITE_ONCE(ctx->serving, le64_to_cpu(ctx->served.address));
 	ret = hmmgpu_fault_errno(ctx);
+	WRITE_ONCE(ctx->serving, U64_MAX);
 	trace_hmmgpu_gpu_fault(hdev->id, ctx->number,
 			       le64_to_cpu(ctx->served.address),
 			       ctx->served.access, ctx->served.reason, ret);
-	if (ret == -EINTR && kthread_should_stop())
-		return;
+	if (ret == -EINTR) {
+		if (READ_ONCE(ctx->dead))
+			return;
+		/* The memory is being unmapped: the GPU will fault again. */
+		ret = 0;
+	}
 	if (ret) {
 		hmmgpu_count(hdev, gpu_faults_cancelled, 1);
 		/* No permission and no memory are one to the job. */
@@ -113,6 +119,26 @@ static bool hmmgpu_fault_take(struct hmmgpu_context *ctx)
 }
 
 /**
+ * hmmgpu_gpu_fault_unmap() - memory is being unmapped
+ * @ctx: the context
+ * @start: first address
+ * @end: end of the range
+ *
+ * A fault there may wait for user space to provide it, and nobody will tell it
+ * that this has become pointless.
+ *
+ * Context: &hmmgpu_mirror.lock is held.
+ */
+void hmmgpu_gpu_fault_unmap(struct hmmgpu_context *ctx, unsigned long start,
+			    unsigned long end)
+{
+	u64 addr = READ_ONCE(ctx->serving);
+
+	if (addr >= start && addr < end)
+		send_sig(SIGKILL, ctx->thread, 1);
+}
+
+/**
  * hmmgpu_gpu_fault_thread() - serve the faults of a context
  * @data: the context
  *
@@ -123,15 +149,25 @@ int hmmgpu_gpu_fault_thread(void *data)
 	struct hmmgpu_context *ctx = data;
 
 	allow_kernel_signal(SIGKILL);
-	while (!kthread_should_stop()) {
+	for (;;) {
 		wait_event_interruptible(ctx->fault_wait,
-					 READ_ONCE(ctx->fault_pending) ||
-					 kthread_should_stop());
-		if (signal_pending(current))
-			/* To be stopped comes right after it. */
-			schedule_timeout_uninterruptible(1);
-		else if (hmmgpu_fault_take(ctx))
+					 READ_ONCE(ctx->fault_pending));
+		/*
+		 * A signal ends one fault, or all: then the context was marked
+		 * before it was sent.
+		 */
+		flush_signals(current);
+		if (READ_ONCE(ctx->dead))
+			break;
+		if (hmmgpu_fault_take(ctx))
 			hmmgpu_fault_serve(ctx);
 	}
+	for (;;) {
+		set_current_state(TASK_IDLE);
+		if (kthread_should_stop())
+			break;
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
 	return 0;
 }

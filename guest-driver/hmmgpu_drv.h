@@ -33,7 +33,11 @@
  *
  * * &hmmgpu_device.gate: user operations hold it for reading, removal for
  *   writing. CPU faults do not take it: they must go on while removal brings
- *   everything home.
+ *   everything home. Nor do the threads that serve faults of the GPU: removal
+ *   ends them before it does that.
+ * * &hmmgpu_file.lock, &hmmgpu_pagetable.grow, &hmmgpu_job_queue.run,
+ *   &hmmgpu_job_queue.lock: each for what its structure says, with nothing but
+ *   allocations, registers and the wait for a job inside.
  * * mmap_lock of the mm in question, held from collect to finish: by the CPU
  *   fault path's caller and by migrations to the device for reading, by
  *   requests to bring something home for writing, together with the lock of the
@@ -41,6 +45,12 @@
  *   waited for by someone who then takes mmap_lock. Both locks may have to wait
  *   for a CPU fault, and that for the pages of some migration: no batch is in
  *   flight when they are taken.
+ * * &hmmgpu_mirror.lock: the entries of one context's page table. The notifier
+ *   takes it, under whatever those who change an mm hold, reclaim included: inside
+ *   it no memory is allocated that may have to be reclaimed, and neither
+ *   mmap_lock nor a folio lock is taken. Held while the notifier waits for the
+ *   device to be done with what is taken away. That ends: an invalidation waits
+ *   for no fault, and a device that does not answer is reset. Never two of them.
  * * &hmmgpu_device.lost_lock: serialises giving a device up.
  * * &hmmgpu_ring.lock: the producer index, the ring's slots, the fence slots.
  *   Process context only: whatever may run elsewhere (folio_free, folio_split)
@@ -49,7 +59,21 @@
  * * &hmmgpu_vram.lock: blocks, bitmaps and lists of VRAM, and the notes that
  *   the device has yet to get. Innermost, and with interrupts off, because
  *   folio_free runs under page-table locks and in interrupt context.
- * * &hmmgpu_device.batch_lock: the spare batches. A leaf.
+ * * &hmmgpu_device.context_lock, and inside it &hmmgpu_context.fault_lock: contexts
+ *   by number, and the fault that one has. &hmmgpu_device.files_lock: open files.
+ *   &hmmgpu_device.batch_lock: the spare batches. Leaves.
+ *
+ * Each context has a thread for its faults. It takes locks as a user operation
+ * does, but the gate. All that it waits for without a limit can be killed:
+ * mmap_lock, user space that a fault needs (userfaultfd), a page to make
+ * exclusive. It waits for no other context: while it makes room in VRAM, it holds
+ * no mmap_lock and gives up if that of another mm is taken. So a context can be
+ * taken away at any time, in this order: the device is told, the thread is
+ * killed, the notifier is removed, the page table is freed. Who does that holds
+ * the gate and nothing else, and no thread waits for who does.
+ *
+ * Removal wakes those who wait for jobs, for they hold the gate, takes it for
+ * writing, ends all contexts, and only then brings home what is in VRAM.
  *
  * Folio locks, which a batch holds from collect to finish, are tried by the
  * core's collect, with one exception: it waits for the lock of a large folio
@@ -264,6 +288,7 @@ struct hmmgpu_vram {
  * @lost_lock: see DOC: Locking
  * @id: N of /dev/hmmgpuN
  * @name: name of the node
+ * @pci_name: name of the PCI function, which may go before the last open file
  * @misc: the node
  * @dmirror: the node /dev/hmm_dmirrorN, or NULL
  * @debugfs: directory of the counters
@@ -307,6 +332,7 @@ struct hmmgpu_device {
 	struct mutex lost_lock; /* serialises hmmgpu_device_lose() */
 	int id;
 	char name[24];
+	char pci_name[24];
 	struct miscdevice misc;
 	struct hmmgpu_dmirror *dmirror;
 	struct dentry *debugfs;

@@ -4,6 +4,7 @@
  */
 #include <linux/fs.h>
 #include <linux/sched/mm.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -185,6 +186,28 @@ static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
 	return ret;
 }
 
+/*
+ * Only what is true: VRAM is not counted by file, so there are no keys for it.
+ */
+static void hmmgpu_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct hmmgpu_file *hfile = file->private_data;
+	struct hmmgpu_device *hdev = hfile->hdev;
+	u64 busy_ns = 0;
+
+	down_read(&hdev->gate);
+	mutex_lock(&hfile->lock);
+	if (hfile->ctx)
+		busy_ns = hmmgpu_jobs_busy_ns(hfile->ctx);
+	mutex_unlock(&hfile->lock);
+	up_read(&hdev->gate);
+
+	seq_puts(m, "drm-driver:\thmmgpu\n");
+	seq_printf(m, "drm-client-id:\t%llu\n", hfile->client);
+	seq_printf(m, "drm-pdev:\t%s\n", hdev->pci_name);
+	seq_printf(m, "drm-engine-compute:\t%llu ns\n", busy_ns);
+}
+
 /* An open file holds the module, but not the device: that may be unbound. */
 static const struct file_operations hmmgpu_fops = {
 	.owner = THIS_MODULE,
@@ -192,6 +215,7 @@ static const struct file_operations hmmgpu_fops = {
 	.release = hmmgpu_release,
 	.unlocked_ioctl = hmmgpu_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
+	.show_fdinfo = hmmgpu_show_fdinfo,
 };
 
 /**

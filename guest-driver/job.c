@@ -57,11 +57,14 @@ void hmmgpu_jobs_exit(struct hmmgpu_context *ctx)
 	struct hmmgpu_job_queue *jobs = &ctx->jobs;
 	struct device *dev = ctx->hdev->dev;
 
-	mutex_destroy(&jobs->lock);
+	jobs->past_ns = hmmgpu_jobs_busy_ns(ctx);
 	mutex_destroy(&jobs->run);
+	mutex_destroy(&jobs->lock);
 	/* A device that does not reset may still write to it. */
-	if (ctx->hdev->lost && !ctx->hdev->quiesced)
+	if (ctx->hdev->lost && !ctx->hdev->quiesced) {
+		jobs->records = NULL;
 		return;
+	}
 	if (jobs->records)
 		dma_free_coherent(dev, HMMGPU_JOB_RECORD_BYTES, jobs->records,
 				  jobs->records_dma);
@@ -71,6 +74,7 @@ void hmmgpu_jobs_exit(struct hmmgpu_context *ctx)
 	if (jobs->header)
 		dma_free_coherent(dev, HMMGPU_QUEUE_ALIGN, jobs->header,
 				  jobs->header_dma);
+	jobs->records = NULL;
 }
 
 static struct hmmgpu_job_record *hmmgpu_job_record(struct hmmgpu_job_queue *jobs,
@@ -86,6 +90,11 @@ static u64 hmmgpu_job_recorded(struct hmmgpu_job_queue *jobs, u64 sequence)
 	return le64_to_cpu(READ_ONCE(record->sequence));
 }
 
+static u64 hmmgpu_job_ns(const struct hmmgpu_job_record *record)
+{
+	return le64_to_cpu(record->end_ns) - le64_to_cpu(record->begin_ns);
+}
+
 /* Jobs end in order: with the last one's record, those before have theirs. */
 static bool hmmgpu_jobs_full(struct hmmgpu_job_queue *jobs)
 {
@@ -95,6 +104,33 @@ static bool hmmgpu_jobs_full(struct hmmgpu_job_queue *jobs)
 	return sequence > HMMGPU_JOB_SLOTS &&
 	       hmmgpu_job_recorded(jobs, sequence) !=
 	       sequence - HMMGPU_JOB_SLOTS;
+}
+
+/**
+ * hmmgpu_jobs_busy_ns() - time that the device worked on jobs that have ended
+ * @ctx: the context
+ *
+ * Context: Process context, &hmmgpu_device.gate is held.
+ * Return: nanoseconds.
+ */
+u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_job_queue *jobs = &ctx->jobs;
+	u64 sequence, ns;
+
+	if (!jobs->records)
+		return jobs->past_ns;
+	mutex_lock(&jobs->lock);
+	ns = jobs->past_ns;
+	sequence = jobs->last - min(jobs->last, (u64)HMMGPU_JOB_SLOTS);
+	while (sequence++ < jobs->last) {
+		if (hmmgpu_job_recorded(jobs, sequence) != sequence)
+			break;
+		dma_rmb();
+		ns += hmmgpu_job_ns(hmmgpu_job_record(jobs, sequence));
+	}
+	mutex_unlock(&jobs->lock);
+	return ns;
 }
 
 /**
@@ -119,6 +155,9 @@ int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		mutex_unlock(&jobs->lock);
 		return -EAGAIN;
 	}
+	if (jobs->last >= HMMGPU_JOB_SLOTS)
+		jobs->past_ns += hmmgpu_job_ns(hmmgpu_job_record(jobs,
+								 jobs->last + 1));
 	/* Indices count from zero, sequence numbers from one. */
 	entry = &jobs->entries[jobs->last % HMMGPU_JOB_RING_SIZE];
 	*sequence = ++jobs->last;

@@ -61,6 +61,7 @@ static struct hmmgpu_device *hmmgpu_device_alloc(struct pci_dev *pdev)
 	hdev->dev = &pdev->dev;
 	hdev->id = id;
 	snprintf(hdev->name, sizeof(hdev->name), "hmmgpu%d", id);
+	strscpy(hdev->pci_name, pci_name(pdev));
 	kref_init(&hdev->kref);
 	init_rwsem(&hdev->gate);
 	mutex_init(&hdev->lost_lock);

@@ -94,6 +94,8 @@ static bool hmmgpu_mirror_invalidate(struct mmu_interval_notifier *notifier,
 	if (range->event != MMU_NOTIFY_EXCLUSIVE || range->owner != ctx)
 		mirror->changes++;
 	hmmgpu_mirror_zap(ctx, range->start, range->end);
+	if (range->event == MMU_NOTIFY_UNMAP)
+		hmmgpu_gpu_fault_unmap(ctx, range->start, range->end);
 	mutex_unlock(&mirror->lock);
 	return true;
 }
