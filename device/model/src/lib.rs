@@ -25,6 +25,7 @@ mod queue;
 mod registers;
 mod reset;
 mod ring;
+mod shared;
 mod sync;
 mod vram;
 

@@ -20,10 +20,10 @@ use hmmgpu_telemetry::Record;
 
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence};
-use crate::device::Shared;
 use crate::dma::{Access, DmaView};
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
+use crate::shared::Shared;
 
 /// Descriptors after which the consumer index is published at the latest.
 const PUBLISH_EVERY: u32 = 64;

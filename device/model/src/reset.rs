@@ -2,8 +2,8 @@
 
 use hmmgpu_telemetry::ResetKind;
 
-use crate::device::{Shared, lock};
 use crate::msix::MsixTable;
+use crate::shared::{Shared, lock};
 
 /// Why the device is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

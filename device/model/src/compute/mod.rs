@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use self::kernels::Scratch;
 use self::run::Slot;
 use self::schedule::Schedule;
-use crate::device::{Shared, lock};
+use crate::shared::{Shared, lock};
 
 /// What the engines share.
 #[derive(Debug)]

@@ -18,12 +18,12 @@ use super::schedule::{After, Schedule};
 use super::work::{Job, Worked, fault_record};
 use crate::clock::now_ns;
 use crate::command::Fault;
-use crate::device::Shared;
 use crate::dma::{Access, DmaView};
 use crate::mmu::{Context, MmuCounts};
 use crate::queue::Stop;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
+use crate::shared::Shared;
 
 /// How long a turn lasts, when others wait for theirs: as long as it takes to be worth the change.
 const TURN: Duration = Duration::from_micros(250);

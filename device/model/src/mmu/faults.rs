@@ -17,11 +17,11 @@ use hmmgpu_telemetry::Record;
 use super::MmuFault;
 use crate::clock::now_ns;
 use crate::command::Fault;
-use crate::device::{Shared, lock};
 use crate::dma::DmaView;
 use crate::queue::Control;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
+use crate::shared::{Shared, lock};
 
 /// A fault that the driver has not been told of.
 #[derive(Clone, Copy, Debug)]
