@@ -154,20 +154,20 @@ static int hmmgpu_ioctl_submit(struct hmmgpu_file *hfile, void __user *argp)
 	return copy_to_user(argp, &arg, sizeof(arg)) ? -EFAULT : 0;
 }
 
-static u32 hmmgpu_job_errno(const struct hmmgpu_job_record *record)
+static int hmmgpu_job_errno(const struct hmmgpu_job_record *record)
 {
 	switch (le32_to_cpu(record->status)) {
 	case HMMGPU_STATUS_OK:
 		return 0;
 	case HMMGPU_STATUS_CANCELLED:
-		return le32_to_cpu(record->detail);
+		return -le32_to_cpu(record->detail);
 	case HMMGPU_STATUS_BAD_FIELD:
 	case HMMGPU_STATUS_BAD_COUNT:
 	case HMMGPU_STATUS_MISALIGNED:
 	case HMMGPU_STATUS_OVERLAP:
-		return EINVAL;
+		return -EINVAL;
 	default:
-		return EIO;
+		return -EIO;
 	}
 }
 
@@ -188,7 +188,7 @@ static int hmmgpu_ioctl_wait(struct hmmgpu_file *hfile, void __user *argp)
 	ret = hmmgpu_job_wait(ctx, arg.job, arg.timeout_ns, true, &record);
 	if (ret)
 		return ret;
-	arg.error = hmmgpu_job_errno(&record);
+	arg.error = -hmmgpu_job_errno(&record);
 	arg.faults = le32_to_cpu(record.faults);
 	arg.value = le64_to_cpu(record.value);
 	arg.done = le64_to_cpu(record.done);

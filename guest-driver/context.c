@@ -79,7 +79,7 @@ struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 	lockdep_assert_held_read(&hdev->gate);
 	if (!hdev->nr_contexts)
 		return ERR_PTR(-EOPNOTSUPP);
-	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL);
+	ctx = kzalloc_obj(*ctx);
 	if (!ctx)
 		return ERR_PTR(-ENOMEM);
 	ctx->hdev = hdev;

@@ -24,16 +24,19 @@ struct hmmgpu_table;
 /**
  * struct hmmgpu_pagetable - page table of a context
  * @hdev: the device
- * @grow: serialises adding tables; allocations are made under it
+ * @grow: serialises adding and removing tables; allocations are made under it
  * @root: table of the highest level
+ * @nr_tables: number of tables
+ * @prune_at: with so many tables, those that are empty are looked for
  *
- * Entries are protected by &hmmgpu_mirror.lock. Tables stay until the page table
- * goes, so that they can be looked for without a lock.
+ * Entries are protected by &hmmgpu_mirror.lock, as is taking tables away.
  */
 struct hmmgpu_pagetable {
 	struct hmmgpu_device *hdev;
-	struct mutex grow; /* serialises adding tables */
+	struct mutex grow; /* serialises adding and removing tables */
 	struct hmmgpu_table *root;
+	unsigned long nr_tables;
+	unsigned long prune_at;
 };
 
 /**
@@ -155,8 +158,14 @@ void hmmgpu_context_destroy(struct hmmgpu_context *ctx);
 int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev);
 void hmmgpu_pt_exit(struct hmmgpu_pagetable *pt);
 dma_addr_t hmmgpu_pt_root(const struct hmmgpu_pagetable *pt);
+bool hmmgpu_pt_ready(struct hmmgpu_pagetable *pt, unsigned long addr,
+		     bool small);
 int hmmgpu_pt_grow(struct hmmgpu_pagetable *pt, unsigned long addr,
 		   bool small);
+bool hmmgpu_pt_crowded(const struct hmmgpu_pagetable *pt);
+struct hmmgpu_table *hmmgpu_pt_prune(struct hmmgpu_pagetable *pt);
+void hmmgpu_pt_free_pruned(struct hmmgpu_pagetable *pt,
+			   struct hmmgpu_table *list);
 u64 hmmgpu_pt_entry(struct hmmgpu_pagetable *pt, unsigned long addr,
 		    bool *large);
 void hmmgpu_pt_set(struct hmmgpu_pagetable *pt, unsigned long addr, u64 entry,

@@ -17,7 +17,7 @@ static int hmmgpu_open(struct inode *inode, struct file *file)
 	/* misc_open() excludes misc_deregister(), so the device is alive. */
 	struct hmmgpu_device *hdev = container_of(file->private_data,
 						  struct hmmgpu_device, misc);
-	struct hmmgpu_file *hfile = kzalloc(sizeof(*hfile), GFP_KERNEL);
+	struct hmmgpu_file *hfile = kzalloc_obj(*hfile);
 
 	if (!hfile)
 		return -ENOMEM;

@@ -122,7 +122,7 @@ u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx)
 		return jobs->past_ns;
 	mutex_lock(&jobs->lock);
 	ns = jobs->past_ns;
-	sequence = jobs->last - min(jobs->last, (u64)HMMGPU_JOB_SLOTS);
+	sequence = jobs->last - min_t(u64, jobs->last, HMMGPU_JOB_SLOTS);
 	while (sequence++ < jobs->last) {
 		if (hmmgpu_job_recorded(jobs, sequence) != sequence)
 			break;

@@ -374,6 +374,27 @@ static long hmmgpu_map_pfns(struct hmmgpu_context *ctx, unsigned long start,
 	return nr;
 }
 
+/* As hmmgpu_pt_grow(). Where there are many tables, it is less than before. */
+static int hmmgpu_mirror_grow(struct hmmgpu_context *ctx, unsigned long addr,
+			      bool small)
+{
+	struct hmmgpu_mirror *mirror = &ctx->mirror;
+	struct hmmgpu_pagetable *pt = &mirror->pt;
+	struct hmmgpu_table *list;
+
+	if (hmmgpu_pt_crowded(pt)) {
+		mutex_lock(&pt->grow);
+		mutex_lock(&mirror->lock);
+		list = hmmgpu_pt_prune(pt);
+		if (list)
+			hmmgpu_mirror_flush(ctx, 0, BIT(HMMGPU_VA_BITS));
+		mutex_unlock(&mirror->lock);
+		hmmgpu_pt_free_pruned(pt, list);
+		mutex_unlock(&pt->grow);
+	}
+	return hmmgpu_pt_grow(pt, addr, small);
+}
+
 static bool hmmgpu_pfns_any(const unsigned long *pfns)
 {
 	unsigned int i;
@@ -421,13 +442,14 @@ long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
 			return 0;
 		small = end - start != HPAGE_PMD_SIZE ||
 			!hmmgpu_pfns_large(pfns);
-		ret = hmmgpu_pt_grow(&mirror->pt, start, small);
+		ret = hmmgpu_mirror_grow(ctx, start, small);
 		if (ret)
 			return ret;
 
 		mutex_lock(&mirror->lock);
 		if (!mmu_interval_read_retry(range.notifier,
-					     range.notifier_seq))
+					     range.notifier_seq) &&
+		    hmmgpu_pt_ready(&mirror->pt, start, small))
 			break;
 		mutex_unlock(&mirror->lock);
 	}
@@ -604,6 +626,7 @@ static bool hmmgpu_map_exclusive(struct hmmgpu_context *ctx, unsigned long addr,
 	bool large;
 
 	if (mirror->changes != changes ||
+	    !hmmgpu_pt_ready(&mirror->pt, addr, true) ||
 	    hmmgpu_pt_entry(&mirror->pt, addr, &large))
 		return false;
 	dma = dma_map_page(hdev->dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL);
@@ -642,15 +665,15 @@ int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx, unsigned long addr,
 	unsigned long pfn;
 	int ret;
 
-	ret = hmmgpu_pt_grow(&mirror->pt, addr, true);
-	if (ret)
-		return ret;
 	do {
 		struct folio *folio;
 		struct page *page;
 		u64 changes;
 		bool done;
 
+		ret = hmmgpu_mirror_grow(ctx, addr, true);
+		if (ret)
+			return ret;
 		mutex_lock(&mirror->lock);
 		changes = mirror->changes;
 		mutex_unlock(&mirror->lock);

@@ -16,12 +16,15 @@
 #define HMMGPU_PT_BYTES		(HMMGPU_PT_ENTRIES * sizeof(__le64))
 #define HMMGPU_PT_TOP		(HMMGPU_PT_LEVELS - 1)
 #define HMMGPU_VA_END		BIT(HMMGPU_VA_BITS)
+/* So many tables are no reason to look for empty ones: 4 GiB of single pages. */
+#define HMMGPU_PT_PRUNE_MIN	2048
 
 /**
  * struct hmmgpu_table - one table
  * @entries: what the device sees
  * @dma: DMA address of @entries
  * @nr_used: entries that are not zero
+ * @next: in a list of tables that are to be freed
  * @children: tables of the next level, whether or not an entry points to them;
  *            none at level 0
  */
@@ -29,6 +32,7 @@ struct hmmgpu_table {
 	__le64 *entries;
 	dma_addr_t dma;
 	unsigned int nr_used;
+	struct hmmgpu_table *next;
 	struct hmmgpu_table *children[];
 };
 
@@ -61,19 +65,25 @@ static struct hmmgpu_table *hmmgpu_table_alloc(struct hmmgpu_device *hdev,
 }
 
 static void hmmgpu_table_free(struct hmmgpu_device *hdev,
-			      struct hmmgpu_table *table, unsigned int level)
+			      struct hmmgpu_table *table)
+{
+	/* A device that does not reset may still read it. */
+	if (!hdev->lost || hdev->quiesced)
+		dma_free_coherent(hdev->dev, HMMGPU_PT_BYTES, table->entries,
+				  table->dma);
+	kvfree(table);
+}
+
+static void hmmgpu_tables_free(struct hmmgpu_device *hdev,
+			       struct hmmgpu_table *table, unsigned int level)
 {
 	unsigned int i;
 
 	if (!table)
 		return;
 	for (i = 0; level && i < HMMGPU_PT_ENTRIES; i++)
-		hmmgpu_table_free(hdev, table->children[i], level - 1);
-	/* A device that does not reset may still read it. */
-	if (!hdev->lost || hdev->quiesced)
-		dma_free_coherent(hdev->dev, HMMGPU_PT_BYTES, table->entries,
-				  table->dma);
-	kvfree(table);
+		hmmgpu_tables_free(hdev, table->children[i], level - 1);
+	hmmgpu_table_free(hdev, table);
 }
 
 static struct hmmgpu_table *hmmgpu_table_child(struct hmmgpu_table *table,
@@ -106,6 +116,8 @@ static struct hmmgpu_table *hmmgpu_pt_table(struct hmmgpu_pagetable *pt,
 int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev)
 {
 	pt->hdev = hdev;
+	pt->nr_tables = 1;
+	pt->prune_at = HMMGPU_PT_PRUNE_MIN;
 	mutex_init(&pt->grow);
 	pt->root = hmmgpu_table_alloc(hdev, HMMGPU_PT_TOP);
 	return pt->root ? 0 : -ENOMEM;
@@ -117,7 +129,7 @@ int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev)
  */
 void hmmgpu_pt_exit(struct hmmgpu_pagetable *pt)
 {
-	hmmgpu_table_free(pt->hdev, pt->root, HMMGPU_PT_TOP);
+	hmmgpu_tables_free(pt->hdev, pt->root, HMMGPU_PT_TOP);
 	pt->root = NULL;
 	mutex_destroy(&pt->grow);
 }
@@ -134,13 +146,29 @@ dma_addr_t hmmgpu_pt_root(const struct hmmgpu_pagetable *pt)
 }
 
 /**
+ * hmmgpu_pt_ready() - are there tables for 2 MiB?
+ * @pt: the page table
+ * @addr: an address in the 2 MiB
+ * @small: for entries of 4 KiB; otherwise for one of 2 MiB
+ *
+ * Context: &hmmgpu_mirror.lock is held.
+ * Return: true if there are.
+ */
+bool hmmgpu_pt_ready(struct hmmgpu_pagetable *pt, unsigned long addr,
+		     bool small)
+{
+	return hmmgpu_pt_table(pt, addr, small ? 0 : 1);
+}
+
+/**
  * hmmgpu_pt_grow() - see to it that there are tables for 2 MiB
  * @pt: the page table
  * @addr: an address in the 2 MiB
  * @small: for entries of 4 KiB; otherwise for one of 2 MiB
  *
  * Context: Process context, may sleep and reclaim memory: &hmmgpu_mirror.lock
- * must not be held.
+ * must not be held, and when it is taken hmmgpu_pt_ready() tells if the tables
+ * are still there.
  * Return: 0, -ENOMEM, or -EFAULT if the device has no such address.
  */
 int hmmgpu_pt_grow(struct hmmgpu_pagetable *pt, unsigned long addr, bool small)
@@ -151,8 +179,6 @@ int hmmgpu_pt_grow(struct hmmgpu_pagetable *pt, unsigned long addr, bool small)
 
 	if (addr >= HMMGPU_VA_END)
 		return -EFAULT;
-	if (hmmgpu_pt_table(pt, addr, small ? 0 : 1))
-		return 0;
 	mutex_lock(&pt->grow);
 	for (level = HMMGPU_PT_TOP; level > (small ? 0 : 1); level--) {
 		struct hmmgpu_table *child;
@@ -167,11 +193,93 @@ int hmmgpu_pt_grow(struct hmmgpu_pagetable *pt, unsigned long addr, bool small)
 			/* Pairs with hmmgpu_table_child(). */
 			smp_store_release(&table->children[hmmgpu_pt_index(addr, level)],
 					  child);
+			pt->nr_tables++;
 		}
 		table = child;
 	}
 	mutex_unlock(&pt->grow);
 	return ret;
+}
+
+/**
+ * hmmgpu_pt_crowded() - is it time to look for empty tables?
+ * @pt: the page table
+ *
+ * Return: true if it is.
+ */
+bool hmmgpu_pt_crowded(const struct hmmgpu_pagetable *pt)
+{
+	return READ_ONCE(pt->nr_tables) >= READ_ONCE(pt->prune_at);
+}
+
+/* Adds empty tables to @list and returns it. */
+static struct hmmgpu_table *hmmgpu_table_prune(struct hmmgpu_table *table,
+					       unsigned int level,
+					       struct hmmgpu_table *list,
+					       unsigned long *nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < HMMGPU_PT_ENTRIES; i++) {
+		struct hmmgpu_table *child = table->children[i];
+		u64 entry = le64_to_cpu(table->entries[i]);
+
+		if (!child)
+			continue;
+		if (level > 1)
+			list = hmmgpu_table_prune(child, level - 1, list, nr);
+		if (child->nr_used)
+			continue;
+		/* An entry of 2 MiB may be in its place. */
+		if (entry && !(entry & HMMGPU_PTE_LEAF)) {
+			WRITE_ONCE(table->entries[i], 0);
+			table->nr_used--;
+		}
+		table->children[i] = NULL;
+		child->next = list;
+		list = child;
+		++*nr;
+	}
+	return list;
+}
+
+/**
+ * hmmgpu_pt_prune() - take tables out that are empty
+ * @pt: the page table
+ *
+ * What a process once had mapped it may never use again, and it has more
+ * addresses than there is memory for tables. The device may be reading these
+ * tables: they can be freed after an invalidation of all.
+ *
+ * Context: &hmmgpu_pagetable.grow and &hmmgpu_mirror.lock are held.
+ * Return: a list for hmmgpu_pt_free_pruned().
+ */
+struct hmmgpu_table *hmmgpu_pt_prune(struct hmmgpu_pagetable *pt)
+{
+	struct hmmgpu_table *list;
+	unsigned long nr = 0;
+
+	lockdep_assert_held(&pt->grow);
+	list = hmmgpu_table_prune(pt->root, HMMGPU_PT_TOP, NULL, &nr);
+	pt->nr_tables -= nr;
+	pt->prune_at = max(2 * pt->nr_tables, HMMGPU_PT_PRUNE_MIN);
+	return list;
+}
+
+/**
+ * hmmgpu_pt_free_pruned() - free tables that were taken out
+ * @pt: the page table
+ * @list: from hmmgpu_pt_prune()
+ */
+void hmmgpu_pt_free_pruned(struct hmmgpu_pagetable *pt,
+			   struct hmmgpu_table *list)
+{
+	while (list) {
+		struct hmmgpu_table *table = list;
+
+		list = table->next;
+		hmmgpu_table_free(pt->hdev, table);
+	}
 }
 
 /**
