@@ -208,6 +208,7 @@ fn run(args: &Args, scenario: fn(&Setup) -> Result<()>) -> i32 {
     let result = Setup::new(&args.device).and_then(|setup| {
         setup.nothing_is_used().context("before the scenario")?;
         scenario(&setup)?;
+        setup.bring_home()?;
         setup.nothing_is_used().context("after the scenario")
     });
     match result {

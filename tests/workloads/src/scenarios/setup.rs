@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hmmgpu_uapi::Stats;
+use hmmgpu_uapi::{Migrate, Stats};
 
 use crate::device::{Device, Outcome};
 use crate::gpu::Gpu;
@@ -172,6 +172,27 @@ impl Setup {
         action()?;
         let after = self.device.stats()?;
         Ok(Counted { before, after })
+    }
+
+    /// Brings home what is mapped now: the allocator's memory goes to the device as well when it is
+    /// near what a GPU works on.
+    pub(super) fn bring_home(&self) -> Result<()> {
+        let maps = std::fs::read_to_string("/proc/self/maps").context("cannot read the maps")?;
+        for line in maps.lines().filter(|line| !line.contains("[v")) {
+            let range = line
+                .split_once([' '])
+                .and_then(|(range, _)| range.split_once('-'));
+            let (start, end) = range.context("/proc/self/maps has no ranges")?;
+            let addr = u64::from_str_radix(start, 16)?;
+            let request = Migrate {
+                addr,
+                size: u64::from_str_radix(end, 16)? - addr,
+                ..Migrate::default()
+            };
+            let outcome = self.device.to_system_raw(request);
+            outcome.complete("MIGRATE_TO_SYSTEM of all memory")?;
+        }
+        Ok(())
     }
 
     /// Fails unless all of VRAM is free and no context is in use, soon.
