@@ -3,6 +3,7 @@
  * The nodes /dev/hmm_dmirrorN, with which programs written for the kernel's HMM
  * test module work on this device: open, commands, mmap.
  */
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
@@ -12,6 +13,9 @@
 #include <linux/uaccess.h>
 
 #include "dmirror.h"
+
+/* How often pages are asked to migrate to the device. */
+#define HMMGPU_DMIRROR_TRIES	3
 
 /**
  * struct hmmgpu_dmirror - one node
@@ -58,10 +62,17 @@ static int hmmgpu_migrate_check(struct mm_struct *mm, u64 start, u64 end)
 	return ret;
 }
 
+/*
+ * Now and then someone else has a reference to a page at the wrong moment, and it
+ * stays. On the way to the device that would be an error for the caller, so such
+ * pages are asked again; what has moved is left alone then.
+ */
 static int hmmgpu_dmirror_migrate(struct hmmgpu_context *ctx,
 				  struct hmmgpu_dmirror_cmd *cmd,
 				  unsigned int direction)
 {
+	unsigned int tries = direction == HMMGPU_DIR_SYS_TO_DEV ?
+			     HMMGPU_DMIRROR_TRIES : 1;
 	struct hmmgpu_move move = {
 		.mm = ctx->mm,
 		.start = cmd->addr,
@@ -75,8 +86,13 @@ static int hmmgpu_dmirror_migrate(struct hmmgpu_context *ctx,
 	if (!mmget_not_zero(ctx->mm))
 		return -EINVAL;
 	ret = hmmgpu_migrate_check(ctx->mm, move.start, move.end);
-	if (!ret)
+	while (!ret && tries--) {
 		ret = hmmgpu_move(ctx->hdev, &move);
+		if (!move.skipped)
+			break;
+		if (tries)
+			usleep_range(100, 1000);
+	}
 	mmput(ctx->mm);
 	if (direction == HMMGPU_DIR_DEV_TO_SYS)
 		cmd->cpages = move.moved;
