@@ -87,12 +87,11 @@ static void hmmgpu_fault_serve(struct hmmgpu_context *ctx)
 	trace_hmmgpu_gpu_fault(hdev->id, ctx->number,
 			       le64_to_cpu(ctx->served.address),
 			       ctx->served.access, ctx->served.reason, ret);
-	if (ret == -EINTR) {
-		if (READ_ONCE(ctx->dead))
-			return;
-		/* The memory is being unmapped: the GPU will fault again. */
+	if (ret == -EINTR && READ_ONCE(ctx->dead))
+		return;
+	/* It is being unmapped, or is never at rest: the GPU will fault again. */
+	if (ret == -EINTR || ret == -EBUSY)
 		ret = 0;
-	}
 	if (ret) {
 		hmmgpu_count(hdev, gpu_faults_cancelled, 1);
 		/* No permission and no memory are one to the job. */

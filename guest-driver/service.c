@@ -198,8 +198,8 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
 		if (hmmgpu_mirror_allows(ctx, addr, hmmgpu_access_bits(access),
 					 NULL))
 			break;
-		if (access == HMMGPU_FAULT_ATOMIC &&
-		    (round || !hmmgpu_policy_migrates(policy))) {
+		/* Not before fault_in, which alone can wait for user space. */
+		if (access == HMMGPU_FAULT_ATOMIC && round) {
 			ret = hmmgpu_mirror_exclusive_page(ctx, addr, mapped);
 			break;
 		}
