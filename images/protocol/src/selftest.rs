@@ -71,12 +71,9 @@ pub struct TestEnd {
     pub reason: String,
     /// Time by the guest's clock.
     pub seconds: f64,
-    /// The first lines that it printed, if it failed.
+    /// The first and the last lines that it printed, if it failed.
     #[serde(default)]
     pub output: Vec<String>,
-    /// Lines that it printed beyond those.
-    #[serde(default)]
-    pub output_left_out: u64,
     /// What the kernel said meanwhile, if the test failed or the kernel warned: the first lines.
     #[serde(default)]
     pub kernel_log: Vec<String>,

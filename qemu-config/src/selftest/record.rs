@@ -97,7 +97,6 @@ impl Record {
             reason: why.to_owned(),
             seconds: begun.elapsed().as_secs_f64(),
             output: Vec::new(),
-            output_left_out: 0,
             kernel_log: Vec::new(),
             kernel_warned: false,
         })
@@ -151,7 +150,6 @@ pub(crate) mod tests {
             reason: String::new(),
             seconds,
             output: vec![],
-            output_left_out: 0,
             kernel_log: vec![],
             kernel_warned: false,
         })

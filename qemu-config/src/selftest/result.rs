@@ -79,7 +79,7 @@ pub struct Test {
     /// Why it was skipped, or why there is no verdict of its own.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The first lines that it printed, if it failed.
+    /// The first and the last lines that it printed, if it failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
     /// What the kernel said meanwhile, if it failed or the kernel warned.

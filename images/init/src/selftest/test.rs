@@ -1,5 +1,6 @@
 //! One test, in a process of its own.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -18,8 +19,9 @@ use crate::kmsg;
 
 /// The harness ends a test by itself, after 120 s at most; one that takes so long is stuck.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Lines of a failed test that are told. An assertion in a loop can print one for each page.
-const OUTPUT_LINES: usize = 20;
+/// Lines of a failed test that are told, of its beginning and of its end each. An assertion in a
+/// loop can print one for each page.
+const OUTPUT_LINES: usize = 10;
 /// Lines of the kernel's log that are told with a test.
 const KERNEL_LINES: usize = 60;
 /// Longest line of either.
@@ -48,7 +50,7 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
     let seconds = begun.elapsed().as_secs_f64();
     said.end();
 
-    let (result, reason) = match (said.verdict, status) {
+    let (result, reason) = match (said.verdict.take(), status) {
         (Some(verdict), Some(_)) => verdict,
         (_, None) => (
             TestResult::Fail,
@@ -70,8 +72,7 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
         result,
         reason,
         seconds,
-        output: if failed { said.telling } else { Vec::new() },
-        output_left_out: if failed { said.left_out } else { 0 },
+        output: if failed { said.told() } else { Vec::new() },
         kernel_log: kernel_log.iter().map(|line| cut(line)).collect(),
         kernel_warned: first.is_some(),
     })
@@ -131,7 +132,8 @@ fn follow(
 struct Said {
     line: Vec<u8>,
     verdict: Option<(TestResult, String)>,
-    telling: Vec<String>,
+    first: Vec<String>,
+    last: VecDeque<String>,
     left_out: u64,
     closed: bool,
 }
@@ -172,12 +174,26 @@ impl Said {
         if let Some(verdict) = harness::verdict(line) {
             self.verdict = Some(verdict);
         } else if harness::is_telling(line) {
-            if self.telling.len() < OUTPUT_LINES {
-                self.telling.push(line.to_owned());
-            } else {
+            if self.first.len() < OUTPUT_LINES {
+                self.first.push(line.to_owned());
+                return;
+            }
+            if self.last.len() == OUTPUT_LINES {
+                self.last.pop_front();
                 self.left_out += 1;
             }
+            self.last.push_back(line.to_owned());
         }
+    }
+
+    /// The lines that are told.
+    fn told(self) -> Vec<String> {
+        let mut lines = self.first;
+        if self.left_out > 0 {
+            lines.push(format!("({} lines left out)", self.left_out));
+        }
+        lines.extend(self.last);
+        lines
     }
 }
 
@@ -204,7 +220,7 @@ mod tests {
         for chunk in [1, 7, 1000] {
             let said = said(text, chunk);
             assert_eq!(said.verdict, Some((TestResult::Fail, String::new())));
-            assert_eq!(said.telling, ["# box.c:1: no lid"]);
+            assert_eq!(said.told(), ["# box.c:1: no lid"]);
         }
     }
 
@@ -214,8 +230,12 @@ mod tests {
         text.push_str(&"x".repeat(1 << 20));
         text.push_str("\nnot ok 1 box.open\n");
         let said = said(&text, 4096);
-        assert_eq!(said.telling.len(), OUTPUT_LINES);
-        assert_eq!(said.left_out, 100_001 - OUTPUT_LINES as u64);
         assert!(said.verdict.is_some());
+        let told = said.told();
+        assert_eq!(told.len(), 2 * OUTPUT_LINES + 1);
+        assert_eq!(told[0], "# box.c:1: not equal");
+        let left_out = 100_001 - 2 * OUTPUT_LINES;
+        assert_eq!(told[OUTPUT_LINES], format!("({left_out} lines left out)"));
+        assert_eq!(told.last(), Some(&"x".repeat(LINE)), "the end is told");
     }
 }
