@@ -19,15 +19,20 @@
 //! | CHASE | `v += *(p + aux); p = *(p + arg)`, p = `src` at first, until p is 0 | u64 | v |
 //! | ATOMIC_ADD | `*dst += arg`, each a single atomic addition | u64 | `*dst` before the last one |
 //!
-//! Sums wrap. The minimum of nothing is all-ones, the maximum zero. The multiplication and the
-//! addition of SAXPY are rounded each. `dst`, `src` and `aux` are virtual addresses, aligned to
-//! their element, except that `aux` of CHASE, like its `arg`, is a byte offset. Where a flag says
-//! so `dst` or `src` of COPY is a DMA address instead, of memory that is one range in the DMA map.
-//! Ranges of COPY that overlap are refused. A `count` of 0 is done at once. Fields that the table
-//! does not name, and flags that are not defined, are zero.
+//! Sums wrap. The minimum of nothing is all-ones, the maximum zero. COMPARE ends at the first
+//! difference. The multiplication and the addition of SAXPY are rounded each. `dst`, `src` and
+//! `aux` are virtual addresses, aligned to their element, except that `aux` of CHASE, like its
+//! `arg`, is a byte offset, which wraps; an address that CHASE comes to is aligned to 8, or the job
+//! ends with `STATUS_MISALIGNED`. Where a flag says so `dst` or `src` of COPY is a DMA address
+//! instead; what of it is not mapped is found out when the job comes there. Ranges of COPY that
+//! overlap are refused, and so are ranges that go beyond the last address (`STATUS_BAD_COUNT`). A
+//! `count` of 0 is done at once. Fields that the table does not name, the unused half of `arg`, and
+//! flags that are not defined are zero.
 //!
 //! When a job ends, well or not, its record is written (`sequence` last), and the context's
-//! vector raised if asked. A job that breaks a rule ends with its status; the ring goes on.
+//! vector raised if asked. A job that breaks a rule ends with its status; the ring goes on. A job
+//! whose record is misaligned or cannot be reached is not begun; the error registers show it, as
+//! they show all jobs that end otherwise than well, but for faults and what CHASE finds.
 
 wire_struct! {
     /// A job.
