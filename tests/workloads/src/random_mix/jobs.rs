@@ -255,8 +255,9 @@ impl Jobs {
         let bytes = (range.len() * PAGE) as u64;
         let address = region.memory().page_address(range.start);
         let outputs = self.gpu.prefetch(address, range.len() * PAGE, write)?;
+        // What moves may do so more than once, if something else takes it home meanwhile.
         ensure!(
-            outputs.mapped_bytes <= bytes && outputs.moved_bytes <= bytes,
+            outputs.mapped_bytes <= bytes,
             "more than {bytes} bytes: {outputs:?}"
         );
         Ok(())
