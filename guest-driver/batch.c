@@ -41,6 +41,7 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 	batch->direction = direction;
 	batch->trigger = trigger;
 	batch->keep = false;
+	batch->whole = false;
 	batch->single_fallback = false;
 	return batch;
 }

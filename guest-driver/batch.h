@@ -44,6 +44,7 @@ struct hmmgpu_map {
  * @stop: entries from here on are left alone
  * @stop_reason: why
  * @keep: what moves to the device should be the last to be evicted
+ * @whole: a large folio is not taken apart for want of room in VRAM
  * @single_fallback: take one page where 2 MiB cannot be had
  * @fence: fence behind the copies
  * @submitted: the fence was submitted
@@ -70,6 +71,7 @@ struct hmmgpu_batch {
 	unsigned int stop;
 	enum hmmgpu_stop stop_reason;
 	bool keep;
+	bool whole;
 	bool single_fallback;
 	struct hmmgpu_fence fence;
 	bool submitted;

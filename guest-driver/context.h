@@ -16,6 +16,8 @@
 /* No job is ever waiting for room: its record is what there are few of. */
 #define HMMGPU_JOB_RING_LOG2	7
 #define HMMGPU_NO_TIMEOUT	U64_MAX
+/* How long others may change an mm again and again before we give up. */
+#define HMMGPU_MIRROR_RETRY_MS	1000
 /* How long a job at least has a page that was made exclusive for it, in us. */
 #define HMMGPU_EXCLUSIVE_US	50
 
@@ -180,11 +182,14 @@ void hmmgpu_pt_release(struct hmmgpu_pagetable *pt, unsigned long start,
 		       unsigned long end);
 
 /* mirror.c */
-typedef int (*hmmgpu_part_fn)(struct hmmgpu_context *ctx, unsigned long start,
-			      unsigned long end, unsigned long *pfns,
-			      void *data);
 int hmmgpu_mirror_init(struct hmmgpu_context *ctx);
 void hmmgpu_mirror_exit(struct hmmgpu_context *ctx);
+void hmmgpu_mirror_zap(struct hmmgpu_context *ctx, unsigned long start,
+		       unsigned long end);
+int hmmgpu_mirror_grow(struct hmmgpu_context *ctx, unsigned long addr,
+		       bool small);
+
+/* map.c */
 int hmmgpu_mirror_fault_in(struct hmmgpu_context *ctx, unsigned long start,
 			   unsigned long end, bool write, bool unlocked,
 			   unsigned long *pfns);
@@ -195,15 +200,22 @@ long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
 		       unsigned long *pfns);
 bool hmmgpu_mirror_allows(struct hmmgpu_context *ctx, unsigned long addr,
 			  u64 bits, bool *local);
-int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx,
-				 unsigned long addr,
-				 void (*mapped)(struct hmmgpu_context *ctx));
+
+/* populate.c */
+typedef int (*hmmgpu_part_fn)(struct hmmgpu_context *ctx, unsigned long start,
+			      unsigned long end, unsigned long *pfns,
+			      void *data);
 int hmmgpu_mirror_each(struct hmmgpu_context *ctx, unsigned long start,
 		       unsigned long end, hmmgpu_part_fn fn, void *data);
 int hmmgpu_mirror_fault(struct hmmgpu_context *ctx, unsigned long start,
 			unsigned long end, bool write, bool unlocked);
 int hmmgpu_mirror_map_present(struct hmmgpu_context *ctx, unsigned long start,
 			      unsigned long end);
+
+/* exclusive.c */
+int hmmgpu_mirror_exclusive_page(struct hmmgpu_context *ctx,
+				 unsigned long addr,
+				 void (*mapped)(struct hmmgpu_context *ctx));
 int hmmgpu_mirror_exclusive(struct hmmgpu_context *ctx, unsigned long start,
 			    unsigned long end);
 bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx,

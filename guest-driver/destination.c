@@ -197,8 +197,8 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 	if (!page) {
 		if (unit->page)
 			hmmgpu_batch_unmap_last(batch);
-		if (unit->order && hmmgpu_vram_used(hdev) <
-		    hdev->vram_bytes >> PAGE_SHIFT)
+		if (unit->order && !batch->whole &&
+		    hmmgpu_vram_used(hdev) < hdev->vram_bytes >> PAGE_SHIFT)
 			hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
 		else
 			hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_FULL);

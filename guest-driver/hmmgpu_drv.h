@@ -227,6 +227,8 @@ struct hmmgpu_owner {
  * @any_vma: whatever the core can migrate, not only anonymous memory
  * @try_lock: home only: do not wait long for mmap_lock
  * @keep: what moves to the device should be the last to be evicted
+ * @whole: to the device only: where there is no room for a large folio, end with
+ *         -ENOSPC instead of moving single pages
  * @moved: out: pages that moved, zero-filled holes among them
  * @present: out: pages that were already there
  * @skipped: out: pages that did not move
@@ -241,6 +243,7 @@ struct hmmgpu_move {
 	bool any_vma;
 	bool try_lock;
 	bool keep;
+	bool whole;
 	unsigned long moved;
 	unsigned long present;
 	unsigned long skipped;

@@ -161,8 +161,10 @@ static struct hmmgpu_batch *hmmgpu_request_spare(struct hmmgpu_request *req)
 	struct hmmgpu_batch *batch;
 
 	batch = hmmgpu_batch_get(req->hdev, req->direction, req->move->trigger);
-	if (batch)
+	if (batch) {
 		batch->keep = req->move->keep;
+		batch->whole = req->move->whole;
+	}
 	return batch;
 }
 

@@ -55,6 +55,7 @@ int hmmgpu_service_migrate(struct hmmgpu_context *ctx, unsigned long start,
 		.direction = HMMGPU_DIR_SYS_TO_DEV,
 		.trigger = trigger,
 		.keep = policy == HMMGPU_POLICY_PREFER_DEVICE,
+		.whole = true,
 	};
 	unsigned int tries = 0;
 	int ret;
@@ -63,11 +64,16 @@ int hmmgpu_service_migrate(struct hmmgpu_context *ctx, unsigned long start,
 		return 0;
 	if (policy == HMMGPU_POLICY_PREFER_SYSTEM)
 		move.direction = HMMGPU_DIR_DEV_TO_SYS;
-	do {
+	for (;;) {
 		ret = hmmgpu_move(ctx->hdev, &move);
 		*moved += move.moved;
-	} while (ret == -ENOSPC && tries++ < HMMGPU_SERVICE_RECLAIMS &&
-		 hmmgpu_reclaim(ctx->hdev, &wanted));
+		if (ret != -ENOSPC || !move.whole)
+			break;
+		/* In the end, single pages into whatever room there is. */
+		if (tries++ == HMMGPU_SERVICE_RECLAIMS ||
+		    !hmmgpu_reclaim(ctx->hdev, &wanted))
+			move.whole = false;
+	}
 	return ret == -EINTR || ret == -ENODEV ? ret : 0;
 }
 
