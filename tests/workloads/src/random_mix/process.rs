@@ -49,6 +49,8 @@ const JOB_OPERATIONS: &[(&str, usize)] = &[
     ("gpu_count", 6),
     ("gpu_advise", 6),
     ("gpu_prefetch", 8),
+    // Most jobs shall find memory.
+    ("map_holes", 16),
 ];
 
 /// How long to go on.
