@@ -244,7 +244,6 @@ static long hmmgpu_map_pfns(struct hmmgpu_context *ctx, unsigned long start,
 	return nr;
 }
 
-/* As hmmgpu_pt_grow(). Where there are many tables, it is less than before. */
 static bool hmmgpu_pfns_any(const unsigned long *pfns)
 {
 	unsigned int i;
