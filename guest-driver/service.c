@@ -92,29 +92,16 @@ static bool hmmgpu_must_unshare(const unsigned long *pfns, unsigned long addr)
 
 /*
  * The CPU makes its copies of what a fork shares, and what may not be written to
- * in VRAM comes home for that. All of the 2 MiB at once, as far as it is one VMA:
- * page by page, all of it would go back and forth for each.
+ * in VRAM comes home for that. All of the range at once: page by page, all of it
+ * would go back and forth for each. Nobody waits for user space here, which may
+ * have to do with other pages than the one that matters; whether that one can be
+ * had is found out later.
  */
-static int hmmgpu_unshare(struct hmmgpu_context *ctx, unsigned long addr,
-			  unsigned long start, unsigned long end,
-			  unsigned long *pfns)
+static int hmmgpu_unshare(struct hmmgpu_context *ctx, unsigned long start,
+			  unsigned long end, unsigned long *pfns)
 {
-	struct vm_area_struct *vma;
-	int ret = -EFAULT;
+	int ret = hmmgpu_mirror_fault_in(ctx, start, end, true, false, pfns);
 
-	if (mmap_read_lock_killable(ctx->mm))
-		return -EINTR;
-	vma = vma_lookup(ctx->mm, addr);
-	if (vma) {
-		start = max(start, vma->vm_start);
-		end = min(end, vma->vm_end);
-		ret = vma->vm_flags & VM_WRITE ? 0 : -EPERM;
-	}
-	mmap_read_unlock(ctx->mm);
-	if (ret)
-		return ret;
-	ret = hmmgpu_mirror_fault_in(ctx, start, end, true, true, pfns);
-	/* What matters is the page: if that fails, it will be told. */
 	return ret == -EINTR ? ret : 0;
 }
 
@@ -164,8 +151,31 @@ static int hmmgpu_service_prepare(struct hmmgpu_context *ctx,
 	if (!hmmgpu_policy_migrates(*policy))
 		return 0;
 	if (hmmgpu_must_unshare(pfns, addr))
-		return hmmgpu_unshare(ctx, addr, start, end, pfns);
+		return hmmgpu_unshare(ctx, start, end, pfns);
 	return 0;
+}
+
+/*
+ * Would the CPU be allowed this access? If so, the range is made no larger than
+ * the VMA: what is next to it is none of this fault's business.
+ */
+static int hmmgpu_service_vma(struct hmmgpu_context *ctx, unsigned long addr,
+			      bool write, unsigned long *start,
+			      unsigned long *end)
+{
+	struct vm_area_struct *vma;
+	int ret = -EFAULT;
+
+	if (mmap_read_lock_killable(ctx->mm))
+		return -EINTR;
+	vma = vma_lookup(ctx->mm, addr);
+	if (vma && vma->vm_flags & (write ? VM_WRITE : VM_READ)) {
+		*start = max(*start, vma->vm_start);
+		*end = min(*end, vma->vm_end);
+		ret = 0;
+	}
+	mmap_read_unlock(ctx->mm);
+	return ret;
 }
 
 static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
@@ -182,8 +192,10 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
 	bool can_move;
 	long ret;
 
-	ret = hmmgpu_service_prepare(ctx, addr, start, end, write, &policy,
-				     pfns);
+	ret = hmmgpu_service_vma(ctx, addr, write, &start, &end);
+	if (!ret)
+		ret = hmmgpu_service_prepare(ctx, addr, start, end, write,
+					     &policy, pfns);
 	for (round = 0; !ret && round < HMMGPU_SERVICE_ROUNDS; round++) {
 		/*
 		 * What was not there in the first round may have been on
@@ -226,8 +238,8 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
  * @access: FAULT access
  * @mapped: called if a page was made exclusive, while nobody can take it back
  *
- * The 2 MiB around the address, as far as it has the same policy, moves to where
- * that wants it, and what the CPU has mapped there is mapped for the GPU. Only
+ * The 2 MiB around the address, as far as it is one VMA with one policy, moves to
+ * where that wants it, and what the CPU has mapped there is mapped for the GPU. Only
  * the page itself is faulted in if it is not there.
  *
  * Context: Process context, no lock is held.

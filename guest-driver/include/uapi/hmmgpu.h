@@ -285,7 +285,8 @@ struct hmmgpu_advise {
  * @flags: In: PREFETCH flags.
  * @reserved: Zero.
  * @mapped_bytes: Out: bytes that the GPU can access now.
- * @moved_bytes: Out: bytes that moved into VRAM.
+ * @moved_bytes: Out: bytes that moved, each time that they did: what is shared
+ *        by a fork comes home to be written to, and goes to VRAM again.
  *
  * Memory that the process cannot access is left out. The outputs are valid on
  * success and on every error but EINVAL and EFAULT.

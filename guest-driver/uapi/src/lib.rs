@@ -232,7 +232,7 @@ wire_struct! {
         pub reserved: u32,
         /// Out: bytes that the GPU can access now.
         pub mapped_bytes: u64,
-        /// Out: bytes that moved into VRAM.
+        /// Out: bytes that moved, each time that they did: what is shared by a fork comes home to be written to, and goes to VRAM again.
         pub moved_bytes: u64,
     }
 }
