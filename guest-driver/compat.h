@@ -73,6 +73,8 @@ static inline void hmmgpu_folio_init(struct folio *folio,
 /**
  * hmmgpu_range_fault_unlocked() - hmm_range_fault() that may let go of mmap_lock
  * @range: the range
+ * @timeout: jiffies for which it may change again and again; to wait for user
+ *           space does not count
  *
  * The first kernels cannot do that: memory that user space has to provide first
  * is out of reach there.
@@ -80,13 +82,13 @@ static inline void hmmgpu_folio_init(struct folio *folio,
  * Context: Process context, mmap_lock is not held.
  * Return: as hmm_range_fault_unlocked_timeout().
  */
-static inline int hmmgpu_range_fault_unlocked(struct hmm_range *range)
+static inline int hmmgpu_range_fault_unlocked(struct hmm_range *range,
+					      unsigned long timeout)
 {
 #ifdef HMMGPU_HAVE_HMM_UNLOCKED
-	return hmm_range_fault_unlocked_timeout(range, 0);
+	return hmm_range_fault_unlocked_timeout(range, timeout);
 #else
-	unsigned long timeout = jiffies +
-				msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
+	unsigned long end = jiffies + timeout;
 	int ret;
 
 	do {
@@ -95,7 +97,7 @@ static inline int hmmgpu_range_fault_unlocked(struct hmm_range *range)
 			return -EINTR;
 		ret = hmm_range_fault(range);
 		mmap_read_unlock(range->notifier->mm);
-	} while (ret == -EBUSY && time_before(jiffies, timeout));
+	} while (ret == -EBUSY && time_before(jiffies, end));
 	return ret;
 #endif
 }

@@ -40,6 +40,9 @@ static void hmmgpu_context_disable(struct hmmgpu_context *ctx)
 		hmmgpu_read(hdev, HMMGPU_CONTEXT_REG(ctx->number,
 						     HMMGPU_QUEUE_STATUS));
 	}
+	/* It ignores that while it is being reset. Wait until it has been. */
+	if (READ_ONCE(hdev->lost))
+		hmmgpu_device_lose(hdev, "lost");
 	WRITE_ONCE(ctx->running, false);
 }
 

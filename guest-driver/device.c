@@ -198,9 +198,12 @@ void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why)
 		hdev->quiesced = true;
 	else
 		hdev->quiesced = !hmmgpu_device_reset(hdev);
-	if (!hdev->quiesced)
+	if (!hdev->quiesced) {
+		/* The bus may still keep it from doing harm. */
+		pci_clear_master(hdev->pdev);
 		dev_err(hdev->dev,
 			"does not reset; memory that it may still write to is not used again\n");
+	}
 	wake_up_all(&hdev->ring.wait);
 	if (hdev->nr_contexts)
 		wake_up_all(&hdev->invalidations.wait);

@@ -34,6 +34,7 @@ int hmmgpu_fault_ring_init(struct hmmgpu_device *hdev)
 
 	BUILD_BUG_ON(sizeof(struct hmmgpu_fault_record) != 64);
 
+	mutex_init(&ring->lock);
 	ring->size = BIT(log2);
 	ring->header = dma_alloc_coherent(hdev->dev, HMMGPU_QUEUE_ALIGN,
 					  &ring->header_dma, GFP_KERNEL);
@@ -87,16 +88,11 @@ static void hmmgpu_fault_deliver(struct hmmgpu_device *hdev,
 	spin_unlock(&hdev->context_lock);
 }
 
-/**
- * hmmgpu_fault_ring_drain() - hand all new faults to their contexts
- * @hdev: the device
- *
- * Context: The interrupt's thread.
- */
-void hmmgpu_fault_ring_drain(struct hmmgpu_device *hdev)
+static void hmmgpu_fault_ring_take(struct hmmgpu_device *hdev)
 {
 	struct hmmgpu_fault_ring *ring = &hdev->fault_ring;
 
+	lockdep_assert_held(&ring->lock);
 	for (;;) {
 		u32 producer = le32_to_cpu(READ_ONCE(ring->header->producer));
 		u32 nr = producer - ring->consumer;
@@ -126,4 +122,21 @@ void hmmgpu_fault_ring_drain(struct hmmgpu_device *hdev)
 						      HMMGPU_QUEUE_DOORBELL),
 				     1);
 	}
+}
+
+/**
+ * hmmgpu_fault_ring_drain() - hand all new faults to their contexts
+ * @hdev: the device
+ *
+ * Context: Process context, may sleep. The interrupt's thread, and who has waited
+ * for a job for long, in case that an interrupt was lost.
+ */
+void hmmgpu_fault_ring_drain(struct hmmgpu_device *hdev)
+{
+	struct hmmgpu_fault_ring *ring = &hdev->fault_ring;
+
+	mutex_lock(&ring->lock);
+	if (!READ_ONCE(hdev->lost))
+		hmmgpu_fault_ring_take(hdev);
+	mutex_unlock(&ring->lock);
 }

@@ -189,6 +189,7 @@ struct hmmgpu_submission {
 
 /**
  * struct hmmgpu_fault_ring - the fault queue
+ * @lock: serialises taking records; protects @consumer
  * @header: queue header, shared with the device
  * @header_dma: its DMA address
  * @records: fault records, written by the device
@@ -197,6 +198,7 @@ struct hmmgpu_submission {
  * @consumer: index after the last record that was taken
  */
 struct hmmgpu_fault_ring {
+	struct mutex lock; /* serialises taking records */
 	struct hmmgpu_queue_header *header;
 	dma_addr_t header_dma;
 	struct hmmgpu_fault_record *records;
@@ -264,6 +266,7 @@ struct hmmgpu_dmirror;
  * @noted: blocks with notes that the device has not got yet
  * @used: blocks of which something is allocated; the first is the next to make
  *        room for something else
+ * @kept: the same for blocks that should be the last to make room
  * @used_pages: pages that are allocated
  */
 struct hmmgpu_vram {
@@ -274,6 +277,7 @@ struct hmmgpu_vram {
 	struct list_head partial;
 	struct list_head noted;
 	struct list_head used;
+	struct list_head kept;
 	unsigned long used_pages;
 };
 
@@ -445,7 +449,7 @@ unsigned int hmmgpu_vram_take_notes(struct hmmgpu_device *hdev,
 				    unsigned int room);
 bool hmmgpu_vram_has_notes(struct hmmgpu_device *hdev);
 unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev);
-bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev,
+bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev, bool kept,
 			struct hmmgpu_owner *owner);
 unsigned int hmmgpu_vram_list(struct hmmgpu_device *hdev,
 			      unsigned long *position, unsigned long *pfns,

@@ -231,6 +231,8 @@ static int hmmgpu_job_sleep(struct hmmgpu_context *ctx, u64 sequence,
 				   hmmgpu_job_over(ctx, sequence), slice);
 	if (ret < 0)
 		return -EINTR;
+	/* Its fault may be told already, and only the interrupt be lost. */
+	hmmgpu_fault_ring_drain(hdev);
 	return hmmgpu_device_alive(hdev) ? hmmgpu_device_check(hdev) : -ENODEV;
 }
 

@@ -44,7 +44,8 @@ static int hmmgpu_fault_in_as(struct hmmgpu_context *ctx, unsigned long start,
 	int ret;
 
 	if (unlocked)
-		return hmmgpu_range_fault_unlocked(&range);
+		return hmmgpu_range_fault_unlocked(&range,
+						   msecs_to_jiffies(HMMGPU_MIRROR_RETRY_MS));
 	do {
 		ret = hmmgpu_range_fault(&range, ctx->mm);
 	} while (ret == -EBUSY && time_before(jiffies, timeout));
@@ -164,7 +165,10 @@ static u64 hmmgpu_make_entry(struct hmmgpu_device *hdev, unsigned long pfn,
 	return entry | addr;
 }
 
-/* Returns the number of pages that are mapped, by this or before. */
+/*
+ * Returns the number of pages that are mapped, by this or before; zero if the
+ * device cannot be given them.
+ */
 static unsigned int hmmgpu_map_one(struct hmmgpu_context *ctx,
 				   unsigned long addr, unsigned long pfn,
 				   bool large)
@@ -217,7 +221,7 @@ static long hmmgpu_map_pfns(struct hmmgpu_context *ctx, unsigned long start,
 	unsigned long unit = ALIGN_DOWN(start, HPAGE_PMD_SIZE);
 	bool whole = end - start == HPAGE_PMD_SIZE;
 	unsigned long addr;
-	bool is_large;
+	bool is_large, refused = false;
 	long nr = 0;
 	u64 entry;
 
@@ -228,7 +232,7 @@ static long hmmgpu_map_pfns(struct hmmgpu_context *ctx, unsigned long start,
 		if (local_only && !hmmgpu_pfn_local(ctx->hdev, pfns[0]))
 			return 0;
 		return hmmgpu_map_one(ctx, unit, pfns[0], true) ?
-		       PHYS_PFN(end - start) : 0;
+		       PHYS_PFN(end - start) : -EIO;
 	}
 	/* The CPU's entry is split, so ours should be gone; see to it. */
 	if (entry && is_large)
@@ -239,9 +243,12 @@ static long hmmgpu_map_pfns(struct hmmgpu_context *ctx, unsigned long start,
 		if (!hmmgpu_pfn_valid(pfn) ||
 		    (local_only && !hmmgpu_pfn_local(ctx->hdev, pfn)))
 			continue;
-		nr += hmmgpu_map_one(ctx, addr, pfn, false);
+		if (hmmgpu_map_one(ctx, addr, pfn, false))
+			nr++;
+		else
+			refused = true;
 	}
-	return nr;
+	return !nr && refused ? -EIO : nr;
 }
 
 static bool hmmgpu_pfns_any(const unsigned long *pfns)
@@ -267,7 +274,8 @@ static bool hmmgpu_pfns_any(const unsigned long *pfns)
  *
  * Context: Process context, no lock is held.
  * Return: number of pages of the range that are mapped now; -EBUSY, it changes
- * all the time; -ENOMEM; -EFAULT; -EINTR.
+ * all the time; -EIO, the device cannot be given any of it; -ENOMEM; -EFAULT;
+ * -EINTR.
  */
 long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
 		       unsigned long end, bool local_only, unsigned long *pfns)

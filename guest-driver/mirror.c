@@ -36,10 +36,10 @@ static void hmmgpu_mirror_flush(struct hmmgpu_context *ctx, unsigned long start,
 	if (!READ_ONCE(ctx->running))
 		return;
 	hmmgpu_count(hdev, invalidations, 1);
-	if (hmmgpu_ring_submit(&hdev->invalidations, &sub))
-		hmmgpu_device_lose(hdev, "lost");
-	else
-		hmmgpu_fence_wait(&hdev->invalidations, &fence);
+	/* Whatever goes wrong, the caller may give the memory away after this. */
+	if (hmmgpu_ring_submit(&hdev->invalidations, &sub) ||
+	    hmmgpu_fence_wait(&hdev->invalidations, &fence))
+		hmmgpu_device_lose(hdev, "an invalidation failed");
 }
 
 /**

@@ -7,7 +7,7 @@
 #include "context.h"
 
 /*
- * Blocks that one call tries. Some have nobody any more who could be asked: a
+ * Blocks of a kind that one call tries. Some have nobody any more who could be asked: a
  * fork has inherited them.
  */
 #define HMMGPU_RECLAIM_TRIES	16
@@ -36,6 +36,25 @@ static unsigned long hmmgpu_reclaim_block(struct hmmgpu_device *hdev,
 	return move.moved;
 }
 
+static bool hmmgpu_reclaim_some(struct hmmgpu_device *hdev,
+				const struct hmmgpu_owner *wanted, bool kept)
+{
+	unsigned int tries;
+
+	for (tries = 0; tries < HMMGPU_RECLAIM_TRIES; tries++) {
+		struct hmmgpu_owner owner;
+
+		if (hmmgpu_device_check(hdev) ||
+		    !hmmgpu_vram_oldest(hdev, kept, &owner))
+			return false;
+		if (owner.mm == wanted->mm && owner.addr == wanted->addr)
+			continue;
+		if (hmmgpu_reclaim_block(hdev, &owner, owner.mm == wanted->mm))
+			return true;
+	}
+	return false;
+}
+
 /**
  * hmmgpu_reclaim() - make room in VRAM
  * @hdev: the device
@@ -50,18 +69,6 @@ static unsigned long hmmgpu_reclaim_block(struct hmmgpu_device *hdev,
 bool hmmgpu_reclaim(struct hmmgpu_device *hdev,
 		    const struct hmmgpu_owner *wanted)
 {
-	unsigned int tries;
-
-	for (tries = 0; tries < HMMGPU_RECLAIM_TRIES; tries++) {
-		struct hmmgpu_owner owner;
-
-		if (hmmgpu_device_check(hdev) ||
-		    !hmmgpu_vram_oldest(hdev, &owner))
-			return false;
-		if (owner.mm == wanted->mm && owner.addr == wanted->addr)
-			continue;
-		if (hmmgpu_reclaim_block(hdev, &owner, owner.mm == wanted->mm))
-			return true;
-	}
-	return false;
+	return hmmgpu_reclaim_some(hdev, wanted, false) ||
+	       hmmgpu_reclaim_some(hdev, wanted, true);
 }

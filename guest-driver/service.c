@@ -226,6 +226,12 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
 		if (fatal_signal_pending(current))
 			ret = -EINTR;
 	}
+	/* It was all taken back each time, or cannot be given to the device. */
+	if (!ret && round == HMMGPU_SERVICE_ROUNDS) {
+		ret = hmmgpu_mirror_map(ctx, addr, addr + PAGE_SIZE, false,
+					pfns);
+		ret = ret == -EIO ? ret : 0;
+	}
 	if (!ret && !moved)
 		hmmgpu_count(ctx->hdev, gpu_faults_in_place, 1);
 	return ret;
@@ -244,7 +250,8 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
  *
  * Context: Process context, no lock is held.
  * Return: 0, the GPU may try again; -EFAULT, -EPERM: the process could not access
- * it either; -EOPNOTSUPP, no atomic operations there; -ENOMEM; -EINTR; -ENODEV.
+ * it either; -EOPNOTSUPP, no atomic operations there; -EIO, the device cannot be
+ * given it; -ENOMEM; -EINTR; -ENODEV.
  */
 int hmmgpu_service_fault(struct hmmgpu_context *ctx, unsigned long addr,
 			 unsigned int access,

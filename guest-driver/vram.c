@@ -27,7 +27,7 @@ enum hmmgpu_block_state {
  * struct hmmgpu_block - 2 MiB of VRAM
  * @link: in &hmmgpu_vram.free or &hmmgpu_vram.partial, or in none
  * @noted: in &hmmgpu_vram.noted, or in none
- * @age: in &hmmgpu_vram.used, or in none
+ * @age: in &hmmgpu_vram.used or &hmmgpu_vram.kept, or in none
  * @owner: who got it last
  * @state: free, one folio, or single pages
  * @nr_used: of single pages: those that are allocated or in @freed
@@ -65,6 +65,7 @@ int hmmgpu_vram_init(struct hmmgpu_device *hdev)
 	INIT_LIST_HEAD(&vram->partial);
 	INIT_LIST_HEAD(&vram->noted);
 	INIT_LIST_HEAD(&vram->used);
+	INIT_LIST_HEAD(&vram->kept);
 	vram->nr_blocks = hdev->vram_bytes / HMMGPU_VRAM_BLOCK_BYTES;
 	vram->blocks = vcalloc(vram->nr_blocks, sizeof(*vram->blocks));
 	if (!vram->blocks)
@@ -114,7 +115,6 @@ static long hmmgpu_vram_take_large(struct hmmgpu_vram *vram)
 	if (!block)
 		return -1;
 	list_del_init(&block->link);
-	list_add_tail(&block->age, &vram->used);
 	block->state = HMMGPU_BLOCK_WHOLE;
 	return hmmgpu_block_first(vram, block);
 }
@@ -133,7 +133,6 @@ static long hmmgpu_vram_take_page(struct hmmgpu_vram *vram)
 		if (!block)
 			return -1;
 		list_move(&block->link, &vram->partial);
-		list_add_tail(&block->age, &vram->used);
 		block->state = HMMGPU_BLOCK_PAGES;
 		block->nr_used = 0;
 	}
@@ -148,6 +147,7 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
 			     const struct hmmgpu_owner *owner)
 {
 	struct hmmgpu_vram *vram = &hdev->vram;
+	struct hmmgpu_block *block;
 	unsigned long flags;
 	long page;
 
@@ -155,7 +155,12 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
 	page = order ? hmmgpu_vram_take_large(vram) :
 		       hmmgpu_vram_take_page(vram);
 	if (page >= 0) {
-		vram->blocks[page / HMMGPU_LARGE_PAGES].owner = *owner;
+		block = &vram->blocks[page / HMMGPU_LARGE_PAGES];
+		if (list_empty(&block->age) ||
+		    block->owner.keep != owner->keep)
+			list_move_tail(&block->age, owner->keep ? &vram->kept :
+								  &vram->used);
+		block->owner = *owner;
 		vram->used_pages += 1UL << order;
 		hmmgpu_count_order(hdev, vram_folios, order, 1);
 	}
@@ -388,33 +393,28 @@ unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev)
 /**
  * hmmgpu_vram_oldest() - which block should make room for something else?
  * @hdev: the device
+ * @kept: of those that should be the last to do so
  * @owner: gets who has it
  *
- * The one that was taken into use first, of those that are not to be kept if
- * there are any. It is the last in line for the next call, in case that it does
- * not become free.
+ * The one that was taken into use first. It is the last in line for the next
+ * call, in case that it does not become free.
  *
  * Context: Any.
- * Return: false if nothing is allocated.
+ * Return: false if there is none.
  */
-bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev, struct hmmgpu_owner *owner)
+bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev, bool kept,
+			struct hmmgpu_owner *owner)
 {
 	struct hmmgpu_vram *vram = &hdev->vram;
-	struct hmmgpu_block *block, *oldest;
+	struct list_head *list = kept ? &vram->kept : &vram->used;
+	struct hmmgpu_block *oldest;
 	unsigned long flags;
 
 	spin_lock_irqsave(&vram->lock, flags);
-	oldest = list_first_entry_or_null(&vram->used, struct hmmgpu_block,
-					  age);
-	list_for_each_entry(block, &vram->used, age) {
-		if (!block->owner.keep) {
-			oldest = block;
-			break;
-		}
-	}
+	oldest = list_first_entry_or_null(list, struct hmmgpu_block, age);
 	if (oldest) {
 		*owner = oldest->owner;
-		list_move_tail(&oldest->age, &vram->used);
+		list_move_tail(&oldest->age, list);
 	}
 	spin_unlock_irqrestore(&vram->lock, flags);
 	return oldest;

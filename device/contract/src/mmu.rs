@@ -42,8 +42,9 @@
 //! full the faulting context waits with its fault, nothing is lost: `need_kick` is then not zero,
 //! and a driver that has moved `consumer` executes a full barrier, reads `need_kick`, and writes
 //! the queue's doorbell register if it is set. Every new fault raises the queue's vector. While the
-//! queue is disabled, faults wait as if it were full. A `consumer` that is not between `producer`
-//! and a ring before it stops the queue with `STATUS_BAD_PRODUCER`.
+//! queue is disabled, faults wait as if it were full; one that was in the ring before is not told
+//! again. A `consumer` that is not between `producer` and a ring before it stops the queue with
+//! `STATUS_BAD_PRODUCER`.
 
 constants! {
     /// Limits of address spaces, for the emitters.

@@ -207,7 +207,8 @@ struct hmmgpu_mark {
  * not zero, or a range overflows. EAGAIN, too many jobs are waiting: wait for
  * one. ENOSPC, all contexts of the device are in use. ENOMEM, no system
  * memory. ESRCH, the process has gone. EOPNOTSUPP, the device has no contexts.
- * ENODEV, the device has gone.
+ * EINTR, a signal. EIO, the device does not begin. ENODEV, the device has
+ * gone.
  */
 struct hmmgpu_submit {
 	__u32 kernel;
@@ -228,7 +229,8 @@ struct hmmgpu_submit {
  * @error: Out: how the job ended: 0, or an errno. EFAULT: memory is not
  *        mapped, or not with this permission. EINVAL: an address is
  *        misaligned, or ranges overlap. EOPNOTSUPP: atomic operations are not
- *        possible on this memory. EIO: the device failed.
+ *        possible on this memory. ENOMEM: no system memory. EIO: the device
+ *        failed.
  * @faults: Out: faults of this job that were resolved.
  * @value: Out: result.
  * @done: Out: elements that are done.
@@ -267,8 +269,8 @@ struct hmmgpu_wait {
  * there, until other advice is given.
  *
  * Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range
- * overflows, or the policy is not defined. ENOMEM, no system memory. ESRCH,
- * the process has gone. ENODEV, the device has gone.
+ * overflows, or the policy is not defined. Otherwise as SUBMIT, but for
+ * EAGAIN.
  */
 struct hmmgpu_advise {
 	__u64 addr;

@@ -144,7 +144,8 @@ wire_struct! {
     /// Errors: EINVAL, the kernel is not defined, a field that it does not use is not zero, or a
     /// range overflows. EAGAIN, too many jobs are waiting: wait for one. ENOSPC, all contexts of
     /// the device are in use. ENOMEM, no system memory. ESRCH, the process has gone. EOPNOTSUPP,
-    /// the device has no contexts. ENODEV, the device has gone.
+    /// the device has no contexts. EINTR, a signal. EIO, the device does not begin. ENODEV, the
+    /// device has gone.
     pub struct Submit ("submit", 56) {
         /// In: COMPUTE value.
         pub kernel: u32,
@@ -178,7 +179,8 @@ wire_struct! {
         pub timeout_ns: u64,
         /// Out: how the job ended: 0, or an errno. EFAULT: memory is not mapped, or not with this
         /// permission. EINVAL: an address is misaligned, or ranges overlap. EOPNOTSUPP: atomic
-        /// operations are not possible on this memory. EIO: the device failed.
+        /// operations are not possible on this memory. ENOMEM: no system memory. EIO: the device
+        /// failed.
         pub error: u32,
         /// Out: faults of this job that were resolved.
         pub faults: u32,
@@ -200,8 +202,7 @@ wire_struct! {
     /// the addresses of this descriptor, whatever is mapped there, until other advice is given.
     ///
     /// Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range overflows, or the
-    /// policy is not defined. ENOMEM, no system memory. ESRCH, the process has gone. ENODEV, the
-    /// device has gone.
+    /// policy is not defined. Otherwise as SUBMIT, but for EAGAIN.
     pub struct Advise ("advise", 24) {
         /// In: first address.
         pub addr: u64,
