@@ -162,12 +162,14 @@ fn tell_run(
             continue;
         }
         ring.put(view, run.producer, &next.record.to_le_bytes())?;
-        run.producer = run.producer.wrapping_add(1);
-        untold.pop_front();
+        let producer = run.producer.wrapping_add(1);
         // As with fences: who sees the fault finds the cause set, too.
         let mut registers = shared.registers();
         let causes = registers.queue_interrupt(FAULT_QUEUE);
-        ring.store(view, Word::Producer, run.producer)?;
+        ring.store(view, Word::Producer, producer)?;
+        // Only now is the driver told: had the store failed, the next run would tell it.
+        run.producer = producer;
+        untold.pop_front();
         shared.raise(&registers, causes);
     }
     if run.need_kick {

@@ -103,6 +103,32 @@ fn a_ring_that_cannot_be_reached_stops_the_queue_and_loses_nothing() {
 }
 
 #[test]
+fn a_header_that_cannot_be_written_stops_the_queue_and_loses_nothing() {
+    let (world, mut queues) = world(16 * MIB, 2);
+    let (base, size) = (queues.faults.ram().base(), queues.faults.ram().size());
+    let map = |queues: &Queues, offset, size, write| {
+        let mapping = queues.faults.ram().mapping(offset, size, write).unwrap();
+        world.device.dma_map(mapping).unwrap();
+    };
+    // The record goes into the ring, and the producer index cannot follow.
+    world.device.dma_unmap(base, size).unwrap();
+    map(&queues, 0, PAGE, false);
+    map(&queues, PAGE, size - PAGE, true);
+    let mut waiting = faulting(&world, 3);
+    until_stopped(&queues, Status::STATUS_QUEUE_UNREACHABLE);
+    assert_eq!(queues.faults.producer(), 0);
+    queues.faults.stop();
+    world.device.dma_unmap(base, PAGE).unwrap();
+    map(&queues, 0, PAGE, true);
+    queues.faults.start();
+    let fault = queues.fault();
+    assert_eq!(fault.sequence, 1);
+    assert_eq!(queues.faults.producer(), 1);
+    resolve(&world, &mut queues, &mut waiting, &fault);
+    assert_eq!(queues.faults.peek(), None);
+}
+
+#[test]
 fn a_fault_is_not_told_of_a_context_that_was_disabled_before() {
     let (world, mut queues) = world(16 * MIB, 2);
     queues.faults.stop();
