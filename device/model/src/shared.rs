@@ -2,8 +2,8 @@
 //!
 //! Locks, in the order in which they are taken: `resetting`, configuration space, the DMA map, the
 //! fault queue, `registers`, the vectors; the MSI-X table under none but the first two. The gate of
-//! an address space is entered under the DMA map, and nothing is taken inside. A context's pending
-//! fault is taken under any of them, and nothing after it.
+//! an address space is entered under the DMA map, and inside only the background's jobs are locked.
+//! These and a context's pending fault are taken under any of them, and nothing after them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

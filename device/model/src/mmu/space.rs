@@ -4,8 +4,9 @@
 //! there. So when an invalidation returns, no access through what it took away is in flight, and
 //! none can come. Slices of memory borrow the [`Space`] that made them and cannot outlive it.
 //!
-//! The gate comes after the DMA view in the order of locks, and nothing comes after the gate:
-//! inside, a worker takes no lock that anybody could wait with. Invalidations take no view.
+//! The gate comes after the DMA view in the order of locks. Inside, a worker takes only the lock of
+//! the background's jobs, when a block of VRAM comes into use; whoever holds that takes no other, so
+//! that nobody holds it and waits for a gate or a view. Invalidations take no view.
 
 use std::cell::RefCell;
 use std::ops::AddAssign;
