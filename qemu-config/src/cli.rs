@@ -94,8 +94,8 @@ package of the kernel in use (170 MB). hmm_gup_test is skipped by kernels withou
 such as Debian's.
 
 TAP goes to standard output, one line a test as it ends; with '--json -' the JSON does, and TAP
-goes to standard error. Exits with 0 when no test failed and the guest's kernel did not warn, else
-with 1; tests on another driver (--against) do not count for that. Other codes: see
+goes to standard error. Exits with 0 when a test passed, none failed, and the guest's kernel did not
+warn, else with 1; tests on another driver (--against) do not count for that. Other codes: see
 'hmmgpu --help'.";
 
 const RUN_HELP: &str = "\

@@ -252,6 +252,12 @@ impl Tester<'_> {
                         tests.join("\n  ")
                     )));
                 }
+                if record.selects_nothing() {
+                    return Err(Error::Usage(
+                        "there is nothing to run: --skip leaves out every test that was asked for"
+                            .to_owned(),
+                    ));
+                }
                 if record.is_empty() {
                     // It could not even begin, and has said why.
                     let kind = FailureKind::Guest(said.join("\n"));
@@ -301,6 +307,8 @@ fn tell(event: &SelftestEvent, record: &Record, text: Option<Text>, ui: &Ui) -> 
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (done, planned) = (count(record.ended()), count(record.planned()));
     let lines = match event {
+        // That there is nothing to run is told as an error.
+        SelftestEvent::Listed { .. } if record.selects_nothing() => return Ok(()),
         SelftestEvent::Listed { .. } => tap::head(record.planned()),
         SelftestEvent::Began { name, .. } => {
             match text {

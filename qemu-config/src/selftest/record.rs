@@ -20,6 +20,7 @@ pub enum Ending<'a> {
 /// What one guest has said so far.
 #[derive(Debug, Default)]
 pub struct Record {
+    listed: bool,
     tests: Vec<String>,
     loops: u32,
     current: Option<(u32, String, Instant)>,
@@ -40,7 +41,10 @@ impl Record {
     /// Takes an event in. A guest that says more than it was asked for is not listened to.
     pub fn take(&mut self, event: &SelftestEvent) {
         match event {
-            SelftestEvent::Listed { tests } => self.tests.clone_from(tests),
+            SelftestEvent::Listed { tests } => {
+                self.listed = true;
+                self.tests.clone_from(tests);
+            }
             SelftestEvent::NoSuchTest { pattern, tests } => {
                 self.unknown = Some((pattern.clone(), tests.clone()));
             }
@@ -81,7 +85,12 @@ impl Record {
 
     /// Whether anything was said at all.
     pub fn is_empty(&self) -> bool {
-        self.tests.is_empty() && self.unknown.is_none()
+        !self.listed && self.unknown.is_none()
+    }
+
+    /// Whether no test is left to run, of those that there are.
+    pub fn selects_nothing(&self) -> bool {
+        self.listed && self.tests.is_empty()
     }
 
     /// The test that the guest broke down in, as a failure.
@@ -233,6 +242,17 @@ pub(crate) mod tests {
         let run = record(1, &events).run(vec![], Ending::Stopped("interrupted"));
         assert_eq!((run.passed, run.failed, run.tests.len()), (1, 0, 1));
         assert_eq!(run.incomplete.as_deref(), Some("interrupted"));
+    }
+
+    #[test]
+    fn a_list_of_no_tests_is_not_silence() {
+        let mut record = Record::new(1);
+        assert!(record.is_empty());
+        assert!(!record.selects_nothing());
+        record.take(&SelftestEvent::Listed { tests: vec![] });
+        assert!(!record.is_empty());
+        assert!(record.selects_nothing());
+        assert!(!super::tests::record(1, &[]).selects_nothing());
     }
 
     #[test]

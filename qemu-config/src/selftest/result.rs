@@ -58,9 +58,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Nothing failed, the kernel did not warn, and nothing is missing.
+    /// Something passed, nothing failed, the kernel did not warn, and nothing is missing.
     pub fn is_good(&self) -> bool {
-        self.failed == 0 && self.kernel_warnings.is_empty() && self.incomplete.is_none()
+        self.passed > 0
+            && self.failed == 0
+            && self.kernel_warnings.is_empty()
+            && self.incomplete.is_none()
     }
 }
 
@@ -153,16 +156,27 @@ mod tests {
 
     #[test]
     fn a_run_is_good_only_without_any_doubt() {
-        assert!(Run::default().is_good());
+        let good = Run {
+            passed: 1,
+            skipped: 1,
+            ..Run::default()
+        };
+        assert!(good.is_good());
         assert!(!run().is_good());
+        let all_skipped = Run {
+            passed: 0,
+            skipped: 2,
+            ..good.clone()
+        };
+        assert!(!all_skipped.is_good());
         let warned = Run {
             kernel_warnings: vec!["BUG:".into()],
-            ..Run::default()
+            ..good.clone()
         };
         assert!(!warned.is_good());
         let incomplete = Run {
             incomplete: Some("lost".into()),
-            ..Run::default()
+            ..good
         };
         assert!(!incomplete.is_good());
     }

@@ -64,6 +64,9 @@ pub fn tail(run: &Run) -> Vec<String> {
     for line in &run.kernel_warnings {
         lines.push(format!("#   | {line}"));
     }
+    if run.passed == 0 {
+        lines.push("# not one test passed: the verdict is negative".to_owned());
+    }
     lines
 }
 
@@ -137,6 +140,17 @@ mod tests {
                 "Bail out! the VM was lost",
                 "# 2 passed, 1 failed, 0 skipped, 1 kernel warnings, 0.0 s",
                 "#   | BUG: x",
+            ]
+        );
+        let skipped = Run {
+            skipped: 1,
+            ..Run::default()
+        };
+        assert_eq!(
+            tail(&skipped),
+            [
+                "# 0 passed, 0 failed, 1 skipped, 0 kernel warnings, 0.0 s",
+                "# not one test passed: the verdict is negative",
             ]
         );
     }

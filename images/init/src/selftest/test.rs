@@ -19,6 +19,8 @@ use crate::kmsg;
 
 /// The harness ends a test by itself, after 120 s at most; one that takes so long is stuck.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Status that a program of upstream's may end with when its only test is skipped.
+const SKIPPED: i32 = 4;
 /// Lines of a failed test that are told, of its beginning and of its end each. An assertion in a
 /// loop can print one for each page.
 const OUTPUT_LINES: usize = 10;
@@ -50,14 +52,7 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
     let seconds = begun.elapsed().as_secs_f64();
     said.end();
 
-    let (result, reason) = match (said.verdict.take(), status) {
-        (Some(verdict), Some(_)) => verdict,
-        (_, None) => (
-            TestResult::Fail,
-            format!("it did not end in {} s", LIMIT.as_secs()),
-        ),
-        (None, Some(status)) => (TestResult::Fail, format!("no verdict: {status}")),
-    };
+    let (result, reason) = conclude(said.verdict.take(), status);
     let failed = result == TestResult::Fail;
     let kernel = log.lines();
     let first = kernel.iter().position(|line| kmsg::is_warning(line));
@@ -76,6 +71,30 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
         kernel_log: kernel_log.iter().map(|line| cut(line)).collect(),
         kernel_warned: first.is_some(),
     })
+}
+
+/// The verdict and its reason, from what the test said and how its process ended, if it did. The
+/// process has to agree: one that says `ok` and breaks down behind it has failed.
+fn conclude(
+    said: Option<(TestResult, String)>,
+    status: Option<ExitStatus>,
+) -> (TestResult, String) {
+    let Some(status) = status else {
+        let reason = format!("it did not end in {} s", LIMIT.as_secs());
+        return (TestResult::Fail, reason);
+    };
+    match said {
+        None => (TestResult::Fail, format!("no verdict: {status}")),
+        Some((TestResult::Pass, _)) if !status.success() => (
+            TestResult::Fail,
+            format!("it said 'ok' and then ended badly: {status}"),
+        ),
+        Some((TestResult::Skip, _)) if !status.success() && status.code() != Some(SKIPPED) => (
+            TestResult::Fail,
+            format!("it said that it is skipped and then ended badly: {status}"),
+        ),
+        Some(verdict) => verdict,
+    }
 }
 
 /// Reads what the test prints until it ends; none when it does not end in time. Processes that it
@@ -204,6 +223,7 @@ fn cut(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
 
     fn said(text: &str, chunk: usize) -> Said {
         let mut said = Said::default();
@@ -212,6 +232,35 @@ mod tests {
         }
         said.end();
         said
+    }
+
+    #[test]
+    fn a_verdict_counts_only_if_the_process_ends_well() {
+        use TestResult::{Fail, Pass, Skip};
+        let exit = |code: i32| Some(ExitStatus::from_raw(code << 8));
+        let killed = Some(ExitStatus::from_raw(11));
+        let of = |result, status| conclude(Some((result, "why".into())), status);
+        for (result, status) in [(Pass, exit(0)), (Skip, exit(0)), (Skip, exit(4))] {
+            assert_eq!(of(result, status), (result, "why".into()));
+        }
+        for status in [exit(0), exit(1), killed] {
+            assert_eq!(of(Fail, status), (Fail, "why".into()));
+        }
+        for (result, status, word) in [
+            (Pass, exit(1), "exit status: 1"),
+            (Pass, exit(4), "exit status: 4"),
+            (Pass, killed, "signal: 11"),
+            (Skip, exit(1), "exit status: 1"),
+            (Skip, killed, "signal: 11"),
+            (Pass, None, "did not end"),
+        ] {
+            let (concluded, reason) = of(result, status);
+            assert_eq!(concluded, Fail, "{result:?} {status:?}");
+            assert!(reason.contains(word), "{reason}");
+        }
+        let (concluded, reason) = conclude(None, exit(0));
+        assert_eq!(concluded, Fail);
+        assert!(reason.contains("no verdict"), "{reason}");
     }
 
     #[test]
