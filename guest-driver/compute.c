@@ -5,7 +5,6 @@
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/sched/mm.h>
-#include <linux/uaccess.h>
 
 #include "context.h"
 
@@ -109,7 +108,8 @@ static struct hmmgpu_context *hmmgpu_file_context(struct hmmgpu_file *hfile)
 {
 	struct hmmgpu_context *ctx;
 
-	mutex_lock(&hfile->lock);
+	if (mutex_lock_killable(&hfile->lock))
+		return ERR_PTR(-EINTR);
 	ctx = hfile->ctx;
 	if (!ctx) {
 		ctx = hmmgpu_context_create(hfile->hdev, hfile->mm);
@@ -120,17 +120,13 @@ static struct hmmgpu_context *hmmgpu_file_context(struct hmmgpu_file *hfile)
 	return ctx;
 }
 
-static int hmmgpu_ioctl_submit(struct hmmgpu_file *hfile, void __user *argp)
+static int hmmgpu_ioctl_submit(struct hmmgpu_file *hfile,
+			       struct hmmgpu_submit *arg)
 {
 	struct hmmgpu_context *ctx;
-	struct hmmgpu_submit arg;
 	struct hmmgpu_job job;
-	u64 sequence;
-	int ret;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (!hmmgpu_submit_valid(&arg))
+	if (!hmmgpu_submit_valid(arg))
 		return -EINVAL;
 	if (!mmget_not_zero(hfile->mm))
 		return -ESRCH;
@@ -140,18 +136,14 @@ static int hmmgpu_ioctl_submit(struct hmmgpu_file *hfile, void __user *argp)
 		return PTR_ERR(ctx);
 
 	job = (struct hmmgpu_job) {
-		.opcode = arg.kernel,
-		.dst = cpu_to_le64(arg.dst),
-		.src = cpu_to_le64(arg.src),
-		.aux = cpu_to_le64(arg.aux),
-		.count = cpu_to_le64(arg.count),
-		.arg = cpu_to_le64(arg.arg),
+		.opcode = arg->kernel,
+		.dst = cpu_to_le64(arg->dst),
+		.src = cpu_to_le64(arg->src),
+		.aux = cpu_to_le64(arg->aux),
+		.count = cpu_to_le64(arg->count),
+		.arg = cpu_to_le64(arg->arg),
 	};
-	ret = hmmgpu_job_submit(ctx, &job, &sequence);
-	if (ret)
-		return ret;
-	arg.job = sequence;
-	return copy_to_user(argp, &arg, sizeof(arg)) ? -EFAULT : 0;
+	return hmmgpu_job_submit(ctx, &job, &arg->job);
 }
 
 static int hmmgpu_job_errno(const struct hmmgpu_job_record *record)
@@ -171,43 +163,40 @@ static int hmmgpu_job_errno(const struct hmmgpu_job_record *record)
 	}
 }
 
-static int hmmgpu_ioctl_wait(struct hmmgpu_file *hfile, void __user *argp)
+static int hmmgpu_ioctl_wait(struct hmmgpu_file *hfile,
+			     struct hmmgpu_wait *arg)
 {
 	struct hmmgpu_job_record record;
 	struct hmmgpu_context *ctx;
-	struct hmmgpu_wait arg;
 	int ret;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	mutex_lock(&hfile->lock);
+	if (mutex_lock_killable(&hfile->lock))
+		return -EINTR;
 	ctx = hfile->ctx;
 	mutex_unlock(&hfile->lock);
 	if (!ctx)
 		return -ENOENT;
-	ret = hmmgpu_job_wait(ctx, arg.job, arg.timeout_ns, true, &record);
+	ret = hmmgpu_job_wait(ctx, arg->job, arg->timeout_ns, true, &record);
 	if (ret)
 		return ret;
-	arg.error = -hmmgpu_job_errno(&record);
-	arg.faults = le32_to_cpu(record.faults);
-	arg.value = le64_to_cpu(record.value);
-	arg.done = le64_to_cpu(record.done);
-	arg.fault_address = le64_to_cpu(record.fault_address);
-	arg.device_ns = le64_to_cpu(record.end_ns) -
-			le64_to_cpu(record.begin_ns);
-	arg.reserved = 0;
-	return copy_to_user(argp, &arg, sizeof(arg)) ? -EFAULT : 0;
+	arg->error = -hmmgpu_job_errno(&record);
+	arg->faults = le32_to_cpu(record.faults);
+	arg->value = le64_to_cpu(record.value);
+	arg->done = le64_to_cpu(record.done);
+	arg->fault_address = le64_to_cpu(record.fault_address);
+	arg->device_ns = le64_to_cpu(record.end_ns) -
+			 le64_to_cpu(record.begin_ns);
+	arg->reserved = 0;
+	return 0;
 }
 
-static int hmmgpu_ioctl_advise(struct hmmgpu_file *hfile, void __user *argp)
+static int hmmgpu_ioctl_advise(struct hmmgpu_file *hfile,
+			       const struct hmmgpu_advise *arg)
 {
 	struct hmmgpu_context *ctx;
-	struct hmmgpu_advise arg;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (arg.flags || arg.policy > HMMGPU_POLICY_ACCESS_IN_PLACE ||
-	    !hmmgpu_range_valid(arg.addr, arg.size))
+	if (arg->flags || arg->policy > HMMGPU_POLICY_ACCESS_IN_PLACE ||
+	    !hmmgpu_range_valid(arg->addr, arg->size))
 		return -EINVAL;
 	if (!mmget_not_zero(hfile->mm))
 		return -ESRCH;
@@ -215,32 +204,24 @@ static int hmmgpu_ioctl_advise(struct hmmgpu_file *hfile, void __user *argp)
 	mmput(hfile->mm);
 	if (IS_ERR(ctx))
 		return PTR_ERR(ctx);
-	return hmmgpu_policy_set(ctx, arg.addr, arg.addr + arg.size,
-				 arg.policy);
+	return hmmgpu_policy_set(ctx, arg->addr, arg->addr + arg->size,
+				 arg->policy);
 }
 
-static int hmmgpu_ioctl_prefetch(struct hmmgpu_file *hfile, void __user *argp)
+static int hmmgpu_ioctl_prefetch(struct hmmgpu_file *hfile,
+				 struct hmmgpu_prefetch *arg)
 {
-	struct hmmgpu_prefetch arg;
 	struct hmmgpu_context *ctx;
 	int ret;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (arg.flags & ~HMMGPU_PREFETCH_WRITE || arg.reserved ||
-	    !hmmgpu_range_valid(arg.addr, arg.size))
+	if (arg->flags & ~HMMGPU_PREFETCH_WRITE || arg->reserved ||
+	    !hmmgpu_range_valid(arg->addr, arg->size))
 		return -EINVAL;
-	arg.mapped_bytes = 0;
-	arg.moved_bytes = 0;
-	ret = -ESRCH;
-	if (mmget_not_zero(hfile->mm)) {
-		ctx = hmmgpu_file_context(hfile);
-		ret = IS_ERR(ctx) ? PTR_ERR(ctx) :
-				    hmmgpu_service_prefetch(ctx, &arg);
-		mmput(hfile->mm);
-	}
-	if (copy_to_user(argp, &arg, sizeof(arg)))
-		return -EFAULT;
+	if (!mmget_not_zero(hfile->mm))
+		return -ESRCH;
+	ctx = hmmgpu_file_context(hfile);
+	ret = IS_ERR(ctx) ? PTR_ERR(ctx) : hmmgpu_service_prefetch(ctx, arg);
+	mmput(hfile->mm);
 	return ret;
 }
 
@@ -248,23 +229,22 @@ static int hmmgpu_ioctl_prefetch(struct hmmgpu_file *hfile, void __user *argp)
  * hmmgpu_compute_ioctl() - the ioctls that work on a context
  * @hfile: the open file
  * @cmd: the ioctl
- * @argp: its argument
+ * @arg: a copy of its argument, which gets the outputs
  *
  * Context: Process context, &hmmgpu_device.gate is held for reading.
  * Return: 0 or a negative errno.
  */
-long hmmgpu_compute_ioctl(struct hmmgpu_file *hfile, unsigned int cmd,
-			  void __user *argp)
+int hmmgpu_compute_ioctl(struct hmmgpu_file *hfile, unsigned int cmd, void *arg)
 {
 	switch (cmd) {
 	case HMMGPU_IOC_SUBMIT:
-		return hmmgpu_ioctl_submit(hfile, argp);
+		return hmmgpu_ioctl_submit(hfile, arg);
 	case HMMGPU_IOC_WAIT:
-		return hmmgpu_ioctl_wait(hfile, argp);
+		return hmmgpu_ioctl_wait(hfile, arg);
 	case HMMGPU_IOC_ADVISE:
-		return hmmgpu_ioctl_advise(hfile, argp);
+		return hmmgpu_ioctl_advise(hfile, arg);
 	case HMMGPU_IOC_PREFETCH:
-		return hmmgpu_ioctl_prefetch(hfile, argp);
+		return hmmgpu_ioctl_prefetch(hfile, arg);
 	default:
 		return -ENOTTY;
 	}

@@ -145,8 +145,8 @@ struct hmmgpu_file {
 bool hmmgpu_range_valid(u64 addr, u64 size);
 
 /* compute.c */
-long hmmgpu_compute_ioctl(struct hmmgpu_file *hfile, unsigned int cmd,
-			  void __user *argp);
+int hmmgpu_compute_ioctl(struct hmmgpu_file *hfile, unsigned int cmd,
+			 void *arg);
 
 /* context.c */
 void hmmgpu_contexts_stop(struct hmmgpu_device *hdev);

@@ -51,9 +51,10 @@ static int hmmgpu_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-static int hmmgpu_ioctl_query(struct hmmgpu_device *hdev, void __user *argp)
+static int hmmgpu_ioctl_query(struct hmmgpu_device *hdev,
+			      struct hmmgpu_query *query)
 {
-	struct hmmgpu_query query = {
+	*query = (struct hmmgpu_query) {
 		.abi_version = HMMGPU_ABI_VERSION,
 		.contract_version = hdev->version,
 		.vram_bytes = hdev->vram_bytes,
@@ -62,14 +63,15 @@ static int hmmgpu_ioctl_query(struct hmmgpu_device *hdev, void __user *argp)
 		.folio_orders = hdev->folio_orders,
 		.generation = hdev->generation,
 	};
-
-	return copy_to_user(argp, &query, sizeof(query)) ? -EFAULT : 0;
+	return 0;
 }
 
 /**
- * hmmgpu_range_valid() - is this a range of pages?
+ * hmmgpu_range_valid() - is this a range of pages that a process may have?
  * @addr: first address
  * @size: length in bytes
+ *
+ * Its end can be aligned upwards without an overflow, however coarsely.
  *
  * Return: true if it is, and not an empty one.
  */
@@ -78,58 +80,54 @@ bool hmmgpu_range_valid(u64 addr, u64 size)
 	u64 end;
 
 	return size && PAGE_ALIGNED(addr) && PAGE_ALIGNED(size) &&
-	       !check_add_overflow(addr, size, &end) && end <= ULONG_MAX;
+	       !check_add_overflow(addr, size, &end) && end <= TASK_SIZE_MAX;
 }
 
 static int hmmgpu_ioctl_migrate(struct hmmgpu_file *hfile,
-				unsigned int direction, void __user *argp)
+				unsigned int direction,
+				struct hmmgpu_migrate *arg)
 {
 	struct hmmgpu_move move = {
 		.mm = hfile->mm,
 		.direction = direction,
 		.trigger = HMMGPU_TRIGGER_PREFETCH,
 	};
-	struct hmmgpu_migrate arg;
-	int ret;
+	int ret = -ESRCH;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (arg.flags || arg.reserved || !hmmgpu_range_valid(arg.addr, arg.size))
+	if (arg->flags || arg->reserved ||
+	    !hmmgpu_range_valid(arg->addr, arg->size))
 		return -EINVAL;
-	move.start = arg.addr;
-	move.end = arg.addr + arg.size;
+	move.start = arg->addr;
+	move.end = arg->addr + arg->size;
 
-	ret = -ESRCH;
 	if (mmget_not_zero(hfile->mm)) {
 		ret = hmmgpu_move(hfile->hdev, &move);
 		mmput(hfile->mm);
 	}
-	arg.moved_bytes = PFN_PHYS(move.moved);
-	arg.present_bytes = PFN_PHYS(move.present);
-	arg.skipped_bytes = PFN_PHYS(move.skipped);
-	if (copy_to_user(argp, &arg, sizeof(arg)))
-		return -EFAULT;
+	arg->moved_bytes = PFN_PHYS(move.moved);
+	arg->present_bytes = PFN_PHYS(move.present);
+	arg->skipped_bytes = PFN_PHYS(move.skipped);
 	return ret;
 }
 
-static int hmmgpu_ioctl_stats(struct hmmgpu_device *hdev, void __user *argp)
+static int hmmgpu_ioctl_stats(struct hmmgpu_device *hdev, void *arg)
 {
-	u64 stats[HMMGPU_NR_COUNTERS];
+	u64 *stats = arg;
 	unsigned int i;
 
-	BUILD_BUG_ON(sizeof(stats) != sizeof(struct hmmgpu_stats));
-	for (i = 0; i < ARRAY_SIZE(stats); i++)
+	for (i = 0; i < HMMGPU_NR_COUNTERS; i++)
 		stats[i] = atomic64_read(&hdev->counters[i]);
-	return copy_to_user(argp, stats, sizeof(stats)) ? -EFAULT : 0;
+	return 0;
 }
 
-static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev, void __user *argp)
+static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev,
+			     const struct hmmgpu_mark *mark)
 {
-	struct hmmgpu_mark mark;
 	struct hmmgpu_fence fence;
 	struct hmmgpu_desc desc = {
 		.opcode = HMMGPU_OP_NOTE,
 		.flags = cpu_to_le16(HMMGPU_NOTE_MARK),
+		.arg = cpu_to_le64(mark->cookie),
 	};
 	struct hmmgpu_submission sub = {
 		.descs = &desc,
@@ -138,9 +136,6 @@ static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev, void __user *argp)
 	};
 	int ret;
 
-	if (copy_from_user(&mark, argp, sizeof(mark)))
-		return -EFAULT;
-	desc.arg = cpu_to_le64(mark.cookie);
 	/* What was freed before the mark belongs in front of it. */
 	ret = hmmgpu_ring_flush_notes(hdev, false);
 	if (ret)
@@ -149,40 +144,116 @@ static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev, void __user *argp)
 	return ret ?: hmmgpu_fence_wait(&hdev->ring, &fence);
 }
 
-static long hmmgpu_ioctl_do(struct hmmgpu_file *hfile, unsigned int cmd,
-			    void __user *argp)
+static int hmmgpu_ioctl_do(struct hmmgpu_file *hfile, unsigned int cmd,
+			   void *arg)
 {
 	struct hmmgpu_device *hdev = hfile->hdev;
 
 	switch (cmd) {
 	case HMMGPU_IOC_QUERY:
-		return hmmgpu_ioctl_query(hdev, argp);
+		return hmmgpu_ioctl_query(hdev, arg);
 	case HMMGPU_IOC_MIGRATE_TO_DEVICE:
-		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_SYS_TO_DEV, argp);
+		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_SYS_TO_DEV, arg);
 	case HMMGPU_IOC_MIGRATE_TO_SYSTEM:
-		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_DEV_TO_SYS, argp);
+		return hmmgpu_ioctl_migrate(hfile, HMMGPU_DIR_DEV_TO_SYS, arg);
 	case HMMGPU_IOC_STATS:
-		return hmmgpu_ioctl_stats(hdev, argp);
+		return hmmgpu_ioctl_stats(hdev, arg);
 	case HMMGPU_IOC_MARK:
-		return hmmgpu_ioctl_mark(hdev, argp);
+		return hmmgpu_ioctl_mark(hdev, arg);
 	default:
-		return hmmgpu_compute_ioctl(hfile, cmd, argp);
+		return hmmgpu_compute_ioctl(hfile, cmd, arg);
 	}
 }
 
-static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
-			 unsigned long arg)
+/* An argument of any ioctl. */
+union hmmgpu_arg {
+	struct hmmgpu_query query;
+	struct hmmgpu_migrate migrate;
+	struct hmmgpu_stats stats;
+	struct hmmgpu_mark mark;
+	struct hmmgpu_submit submit;
+	struct hmmgpu_wait wait;
+	struct hmmgpu_advise advise;
+	struct hmmgpu_prefetch prefetch;
+};
+
+/* Numbers hold direction and size, so what is listed fits into the union. */
+static bool hmmgpu_ioctl_known(unsigned int cmd)
 {
+	switch (cmd) {
+	case HMMGPU_IOC_QUERY:
+	case HMMGPU_IOC_MIGRATE_TO_DEVICE:
+	case HMMGPU_IOC_MIGRATE_TO_SYSTEM:
+	case HMMGPU_IOC_STATS:
+	case HMMGPU_IOC_MARK:
+	case HMMGPU_IOC_SUBMIT:
+	case HMMGPU_IOC_WAIT:
+	case HMMGPU_IOC_ADVISE:
+	case HMMGPU_IOC_PREFETCH:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* What tells how far it came is valid on nearly all errors, too. */
+static bool hmmgpu_ioctl_answers(unsigned int cmd, int ret)
+{
+	switch (cmd) {
+	case HMMGPU_IOC_MIGRATE_TO_DEVICE:
+	case HMMGPU_IOC_MIGRATE_TO_SYSTEM:
+	case HMMGPU_IOC_PREFETCH:
+		return ret != -EINVAL;
+	default:
+		return !ret && _IOC_DIR(cmd) & _IOC_READ;
+	}
+}
+
+/* In case that nothing is done at all. */
+static void hmmgpu_ioctl_clear(unsigned int cmd, union hmmgpu_arg *arg)
+{
+	switch (cmd) {
+	case HMMGPU_IOC_MIGRATE_TO_DEVICE:
+	case HMMGPU_IOC_MIGRATE_TO_SYSTEM:
+		arg->migrate.moved_bytes = 0;
+		arg->migrate.present_bytes = 0;
+		arg->migrate.skipped_bytes = 0;
+		break;
+	case HMMGPU_IOC_PREFETCH:
+		arg->prefetch.mapped_bytes = 0;
+		arg->prefetch.moved_bytes = 0;
+		break;
+	}
+}
+
+/*
+ * The caller's memory may itself wait for user space, for as long as that likes.
+ * Removal waits for the gate, so it is not held while that memory is accessed.
+ */
+static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
+			 unsigned long address)
+{
+	void __user *argp = (void __user *)address;
 	struct hmmgpu_file *hfile = file->private_data;
 	struct hmmgpu_device *hdev = hfile->hdev;
-	long ret;
+	union hmmgpu_arg arg = { };
+	int ret;
+
+	if (!hmmgpu_ioctl_known(cmd))
+		return -ENOTTY;
+	if (_IOC_DIR(cmd) & _IOC_WRITE &&
+	    copy_from_user(&arg, argp, _IOC_SIZE(cmd)))
+		return -EFAULT;
+	hmmgpu_ioctl_clear(cmd, &arg);
 
 	if (down_read_killable(&hdev->gate))
 		return -EINTR;
-	ret = hmmgpu_device_check(hdev);
-	if (!ret)
-		ret = hmmgpu_ioctl_do(hfile, cmd, (void __user *)arg);
+	ret = hmmgpu_device_check(hdev) ?: hmmgpu_ioctl_do(hfile, cmd, &arg);
 	up_read(&hdev->gate);
+
+	if (hmmgpu_ioctl_answers(cmd, ret) &&
+	    copy_to_user(argp, &arg, _IOC_SIZE(cmd)))
+		return -EFAULT;
 	return ret;
 }
 
@@ -195,8 +266,13 @@ static void hmmgpu_show_fdinfo(struct seq_file *m, struct file *file)
 	struct hmmgpu_device *hdev = hfile->hdev;
 	u64 busy_ns = 0;
 
-	down_read(&hdev->gate);
-	mutex_lock(&hfile->lock);
+	/* Nobody reads on who is being killed. */
+	if (down_read_killable(&hdev->gate))
+		return;
+	if (mutex_lock_killable(&hfile->lock)) {
+		up_read(&hdev->gate);
+		return;
+	}
 	if (hfile->ctx)
 		busy_ns = hmmgpu_jobs_busy_ns(hfile->ctx);
 	mutex_unlock(&hfile->lock);
