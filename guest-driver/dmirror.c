@@ -29,14 +29,11 @@ struct hmmgpu_dmirror {
 	char name[24];
 };
 
-/* Whatever a command does with a range, a range has to end. */
+/* Whatever a command does with a range, it has to be one. */
 static int hmmgpu_cmd_check(const struct hmmgpu_dmirror_cmd *cmd)
 {
-	u64 end;
-
-	if (!PAGE_ALIGNED(cmd->addr) || !cmd->npages ||
-	    cmd->npages > U64_MAX >> PAGE_SHIFT ||
-	    check_add_overflow(cmd->addr, hmmgpu_cmd_bytes(cmd), &end))
+	if (cmd->npages > U64_MAX >> PAGE_SHIFT ||
+	    !hmmgpu_range_valid(cmd->addr, hmmgpu_cmd_bytes(cmd)))
 		return -EINVAL;
 	return 0;
 }
@@ -99,19 +96,11 @@ static int hmmgpu_dmirror_migrate(struct hmmgpu_context *ctx,
 	return ret;
 }
 
-/*
- * What did not move and is not in the page tables of the device ends the
- * read-back with ENOENT.
- */
 static int hmmgpu_dmirror_to_dev(struct hmmgpu_context *ctx,
 				 struct hmmgpu_dmirror_cmd *cmd)
 {
-	int ret;
-
-	ret = hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_SYS_TO_DEV) ?:
-	      hmmgpu_mirror_map_present(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
-	return ret ?: hmmgpu_dmirror_transfer(ctx, cmd, false,
-					      HMMGPU_POPULATE_NOT);
+	return hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_SYS_TO_DEV) ?:
+	       hmmgpu_mirror_map_present(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
 }
 
 static int hmmgpu_dmirror_exclusive(struct hmmgpu_context *ctx,
@@ -125,8 +114,7 @@ static int hmmgpu_dmirror_exclusive(struct hmmgpu_context *ctx,
 		return -EINVAL;
 	ret = hmmgpu_mirror_exclusive(ctx, cmd->addr, hmmgpu_cmd_end(cmd));
 	mmput(ctx->mm);
-	return ret ?: hmmgpu_dmirror_transfer(ctx, cmd, false,
-					      HMMGPU_POPULATE_NOT);
+	return ret;
 }
 
 static int hmmgpu_dmirror_check_exclusive(struct hmmgpu_context *ctx,
@@ -145,8 +133,40 @@ static int hmmgpu_dmirror_flags(struct hmmgpu_context *ctx,
 	return 0;
 }
 
-static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
-			     struct hmmgpu_dmirror_cmd *cmd)
+/* What a command does without the caller's buffer; the gate is held. */
+static int hmmgpu_dmirror_prepare(struct hmmgpu_context *ctx, unsigned int nr,
+				  struct hmmgpu_dmirror_cmd *cmd)
+{
+	switch (nr) {
+	case HMMGPU_DMIRROR_READ:
+	case HMMGPU_DMIRROR_WRITE:
+	case HMMGPU_DMIRROR_READ_UNLOCKED:
+	case HMMGPU_DMIRROR_SNAPSHOT:
+		return 0;
+	case HMMGPU_DMIRROR_MIGRATE_TO_DEV:
+		return hmmgpu_dmirror_to_dev(ctx, cmd);
+	case HMMGPU_DMIRROR_MIGRATE_TO_SYS:
+		return hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_DEV_TO_SYS);
+	case HMMGPU_DMIRROR_EXCLUSIVE:
+		return hmmgpu_dmirror_exclusive(ctx, cmd);
+	case HMMGPU_DMIRROR_CHECK_EXCLUSIVE:
+		return hmmgpu_dmirror_check_exclusive(ctx, cmd);
+	case HMMGPU_DMIRROR_RELEASE:
+		return hmmgpu_evict_all(ctx->hdev, false);
+	case HMMGPU_DMIRROR_FLAGS:
+		return hmmgpu_dmirror_flags(ctx, cmd);
+	default:
+		return -EINVAL;
+	}
+}
+
+/*
+ * What a command does with the caller's buffer, for which it takes the gate itself
+ * now and then. What was to migrate, or to become exclusive, but is not in the page
+ * tables of the device ends the read-back with ENOENT.
+ */
+static int hmmgpu_dmirror_finish(struct hmmgpu_context *ctx, unsigned int nr,
+				 struct hmmgpu_dmirror_cmd *cmd)
 {
 	switch (nr) {
 	case HMMGPU_DMIRROR_READ:
@@ -159,49 +179,57 @@ static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
 		return hmmgpu_dmirror_transfer(ctx, cmd, false,
 					       HMMGPU_POPULATE_UNLOCKED);
 	case HMMGPU_DMIRROR_MIGRATE_TO_DEV:
-		return hmmgpu_dmirror_to_dev(ctx, cmd);
-	case HMMGPU_DMIRROR_MIGRATE_TO_SYS:
-		return hmmgpu_dmirror_migrate(ctx, cmd, HMMGPU_DIR_DEV_TO_SYS);
+	case HMMGPU_DMIRROR_EXCLUSIVE:
+		return hmmgpu_dmirror_transfer(ctx, cmd, false,
+					       HMMGPU_POPULATE_NOT);
 	case HMMGPU_DMIRROR_SNAPSHOT:
 		return hmmgpu_dmirror_snapshot(ctx, cmd);
-	case HMMGPU_DMIRROR_EXCLUSIVE:
-		return hmmgpu_dmirror_exclusive(ctx, cmd);
-	case HMMGPU_DMIRROR_CHECK_EXCLUSIVE:
-		return hmmgpu_dmirror_check_exclusive(ctx, cmd);
-	case HMMGPU_DMIRROR_FLAGS:
-		return hmmgpu_dmirror_flags(ctx, cmd);
 	default:
-		return -EINVAL;
+		return 0;
 	}
 }
 
-static int hmmgpu_dmirror_shared(struct hmmgpu_context *ctx, unsigned int nr,
-				 struct hmmgpu_dmirror_cmd *cmd)
+/**
+ * hmmgpu_dmirror_enter() - begin to use the device
+ * @ctx: the context of the file
+ *
+ * Removal waits until hmmgpu_dmirror_leave(). The caller's memory is not accessed
+ * until then, as that may itself wait for user space.
+ *
+ * Return: 0; -EINTR, a fatal signal; -ENODEV, the device has gone or goes.
+ */
+int hmmgpu_dmirror_enter(struct hmmgpu_context *ctx)
 {
 	struct hmmgpu_device *hdev = ctx->hdev;
 	int ret;
 
 	if (down_read_killable(&hdev->gate))
 		return -EINTR;
-	ret = hmmgpu_device_check(hdev) ?: hmmgpu_dmirror_do(ctx, nr, cmd);
-	up_read(&hdev->gate);
+	ret = hmmgpu_device_check(hdev);
+	if (ret)
+		up_read(&hdev->gate);
 	return ret;
 }
 
-/*
- * Of those who use this interface, nobody may send anything to the device while
- * all comes home.
+/**
+ * hmmgpu_dmirror_leave() - end to use the device
+ * @ctx: the context of the file
  */
-static int hmmgpu_dmirror_empty_vram(struct hmmgpu_context *ctx)
+void hmmgpu_dmirror_leave(struct hmmgpu_context *ctx)
 {
-	struct hmmgpu_device *hdev = ctx->hdev;
-	int ret;
+	up_read(&ctx->hdev->gate);
+}
 
-	if (down_write_killable(&hdev->gate))
-		return -EINTR;
-	ret = hmmgpu_device_check(hdev) ?: hmmgpu_evict_all(hdev);
-	up_write(&hdev->gate);
-	return ret;
+static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
+			     struct hmmgpu_dmirror_cmd *cmd)
+{
+	int ret = hmmgpu_dmirror_enter(ctx);
+
+	if (ret)
+		return ret;
+	ret = hmmgpu_dmirror_prepare(ctx, nr, cmd);
+	hmmgpu_dmirror_leave(ctx);
+	return ret ?: hmmgpu_dmirror_finish(ctx, nr, cmd);
 }
 
 static long hmmgpu_dmirror_ioctl(struct file *file, unsigned int nr,
@@ -219,10 +247,7 @@ static long hmmgpu_dmirror_ioctl(struct file *file, unsigned int nr,
 		return ret;
 	cmd.cpages = 0;
 	cmd.faults = 0;
-	if (nr == HMMGPU_DMIRROR_RELEASE)
-		ret = hmmgpu_dmirror_empty_vram(ctx);
-	else
-		ret = hmmgpu_dmirror_shared(ctx, nr, &cmd);
+	ret = hmmgpu_dmirror_do(ctx, nr, &cmd);
 	if (ret)
 		return ret;
 	return copy_to_user(argp, &cmd, sizeof(cmd)) ? -EFAULT : 0;
@@ -261,8 +286,9 @@ static int hmmgpu_dmirror_open(struct inode *inode, struct file *file)
 	struct hmmgpu_device *hdev = node->hdev;
 	struct hmmgpu_context *ctx;
 
-	if (down_read_killable(&hdev->gate))
-		return -EINTR;
+	/* Only removal takes it for writing, and has to remove the node first. */
+	if (!down_read_trylock(&hdev->gate))
+		return -ENODEV;
 	ctx = hmmgpu_context_create(hdev, current->mm);
 	up_read(&hdev->gate);
 	if (IS_ERR(ctx))

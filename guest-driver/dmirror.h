@@ -39,6 +39,10 @@ static inline bool hmmgpu_cmd_exceeds_ram(const struct hmmgpu_dmirror_cmd *cmd)
 	return cmd->npages > totalram_pages();
 }
 
+/* dmirror.c */
+int hmmgpu_dmirror_enter(struct hmmgpu_context *ctx);
+void hmmgpu_dmirror_leave(struct hmmgpu_context *ctx);
+
 /* dmirror_transfer.c */
 int hmmgpu_dmirror_transfer(struct hmmgpu_context *ctx,
 			    struct hmmgpu_dmirror_cmd *cmd, bool write,

@@ -112,7 +112,8 @@ struct hmmgpu_snapshot {
 };
 
 /* In parts that do not cross 2 MiB. */
-static int hmmgpu_snapshot_all(struct hmmgpu_snapshot *snap, void *owner,
+static int hmmgpu_snapshot_all(struct hmmgpu_snapshot *snap,
+			       struct hmmgpu_context *ctx,
 			       struct hmmgpu_dmirror_cmd *cmd)
 {
 	u8 __user *user = u64_to_user_ptr(cmd->ptr);
@@ -123,16 +124,21 @@ static int hmmgpu_snapshot_all(struct hmmgpu_snapshot *snap, void *owner,
 			.start = addr,
 			.end = min(ALIGN(addr + 1, HPAGE_PMD_SIZE), end),
 			.hmm_pfns = snap->pfns,
-			.dev_private_owner = owner,
+			.dev_private_owner = ctx->hdev,
 		};
 		unsigned long i, nr = PHYS_PFN(range.end - addr);
 		int ret;
 
-		ret = hmmgpu_watch_look(&snap->watch, &range);
+		/* The struct pages of VRAM go with the device. */
+		ret = hmmgpu_dmirror_enter(ctx);
 		if (ret)
 			return ret;
-		for (i = 0; i < nr; i++)
+		ret = hmmgpu_watch_look(&snap->watch, &range);
+		for (i = 0; !ret && i < nr; i++)
 			snap->bytes[i] = hmmgpu_snapshot_byte(snap->pfns[i]);
+		hmmgpu_dmirror_leave(ctx);
+		if (ret)
+			return ret;
 		if (copy_to_user(user, snap->bytes, nr))
 			return -EFAULT;
 		cmd->cpages += nr;
@@ -150,9 +156,9 @@ static int hmmgpu_snapshot_all(struct hmmgpu_snapshot *snap, void *owner,
  *
  * Nothing is faulted in, neither for the CPU nor for the device.
  *
- * Context: Process context, may sleep.
+ * Context: Process context, may sleep, &hmmgpu_device.gate is not held.
  * Return: 0; -EFAULT, the buffer; -EINVAL, the process has gone; -ENOMEM; -EINTR,
- * a fatal signal.
+ * a fatal signal; -ENODEV.
  */
 int hmmgpu_dmirror_snapshot(struct hmmgpu_context *ctx,
 			    struct hmmgpu_dmirror_cmd *cmd)
@@ -171,7 +177,7 @@ int hmmgpu_dmirror_snapshot(struct hmmgpu_context *ctx,
 					   &hmmgpu_watch_ops);
 	if (ret)
 		goto out_put;
-	ret = hmmgpu_snapshot_all(snap, ctx->hdev, cmd);
+	ret = hmmgpu_snapshot_all(snap, ctx, cmd);
 	mmu_interval_notifier_remove(&snap->watch.notifier);
 out_put:
 	mmput(mm);

@@ -4,30 +4,33 @@
  * its page tables and its compute engine. The CPU copies only between the
  * caller's buffer and a bounce buffer that the device knows by DMA address.
  *
+ * The caller's buffer may wait for user space, and removal waits for who uses the
+ * device: so the device is used for one bounce buffer at a time, and the CPU copies
+ * in between. READ_UNLOCKED, by its nature, may wait for user space while it uses
+ * the device; removal then waits until that has answered, or the caller is killed.
+ *
  * The jobs do not wait for faults to be served. Where one ends with a fault, all
  * that is left of the range is made accessible in one pass, which counts as one
  * fault, and the next job goes on from there.
  */
 #include <linux/dma-mapping.h>
+#include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 
 #include "dmirror.h"
 
-/* What one job copies at most. */
-#define HMMGPU_BOUNCE_BYTES	HPAGE_PMD_SIZE
-
 /**
- * struct hmmgpu_bounce - system memory that the device knows by DMA address
- * @cpu: its address
- * @dma: its DMA address
- * @size: its size
+ * struct hmmgpu_bounce - system memory between the caller and the device
+ * @page: its first page
+ * @order: its order: one job copies so much at most
+ * @kept: the device may still write to it, so it is never freed
  */
 struct hmmgpu_bounce {
-	void *cpu;
-	dma_addr_t dma;
-	size_t size;
+	struct page *page;
+	unsigned int order;
+	bool kept;
 };
 
 /**
@@ -44,35 +47,26 @@ struct hmmgpu_transfer {
 	enum hmmgpu_populate populate;
 };
 
-static bool hmmgpu_bounce_try(struct hmmgpu_device *hdev,
-			      struct hmmgpu_bounce *bounce, gfp_t gfp)
-{
-	bounce->cpu = dma_alloc_coherent(hdev->dev, bounce->size, &bounce->dma,
-					 gfp);
-	return bounce->cpu;
-}
-
 /* A small one only takes more jobs. */
-static int hmmgpu_bounce_get(struct hmmgpu_device *hdev,
-			     struct hmmgpu_bounce *bounce, u64 bytes)
+static int hmmgpu_bounce_get(struct hmmgpu_bounce *bounce, u64 bytes)
 {
-	bounce->size = min_t(u64, bytes, HMMGPU_BOUNCE_BYTES);
-	while (bounce->size > PAGE_SIZE) {
-		if (hmmgpu_bounce_try(hdev, bounce, GFP_KERNEL | __GFP_NORETRY |
-				      __GFP_NOWARN))
-			return 0;
-		bounce->size = PAGE_ALIGN(bounce->size / 2);
-	}
-	return hmmgpu_bounce_try(hdev, bounce, GFP_KERNEL) ? 0 : -ENOMEM;
+	gfp_t gfp = GFP_KERNEL | __GFP_ZERO;
+	unsigned int order;
+
+	order = get_order(min_t(u64, bytes, HPAGE_PMD_SIZE));
+	bounce->kept = false;
+	do {
+		bounce->order = order;
+		bounce->page = alloc_pages(order ? gfp | __GFP_NORETRY |
+					   __GFP_NOWARN : gfp, order);
+	} while (!bounce->page && order--);
+	return bounce->page ? 0 : -ENOMEM;
 }
 
-/* A lost device that does not reset may still write: then it keeps the memory. */
-static void hmmgpu_bounce_put(struct hmmgpu_device *hdev,
-			      struct hmmgpu_bounce *bounce)
+static void hmmgpu_bounce_put(struct hmmgpu_bounce *bounce)
 {
-	if (!hdev->lost || hdev->quiesced)
-		dma_free_coherent(hdev->dev, bounce->size, bounce->cpu,
-				  bounce->dma);
+	if (!bounce->kept)
+		__free_pages(bounce->page, bounce->order);
 }
 
 /*
@@ -121,8 +115,8 @@ static int hmmgpu_transfer_job(struct hmmgpu_transfer *tr, u64 addr,
 }
 
 /* The part of the range that fits into the bounce buffer, whatever it takes. */
-static int hmmgpu_transfer_chunk(struct hmmgpu_transfer *tr, u64 addr,
-				 dma_addr_t dma, size_t bytes)
+static int hmmgpu_transfer_jobs(struct hmmgpu_transfer *tr, u64 addr,
+				dma_addr_t dma, size_t bytes)
 {
 	struct hmmgpu_dmirror_cmd *cmd = tr->cmd;
 	size_t done;
@@ -148,21 +142,50 @@ static int hmmgpu_transfer_chunk(struct hmmgpu_transfer *tr, u64 addr,
 	}
 }
 
+/* A lost device that does not reset may still write: then it keeps the memory. */
+static int hmmgpu_transfer_chunk(struct hmmgpu_transfer *tr,
+				 struct hmmgpu_bounce *bounce, u64 addr,
+				 size_t bytes)
+{
+	enum dma_data_direction dir = tr->write ? DMA_TO_DEVICE :
+						  DMA_FROM_DEVICE;
+	struct hmmgpu_device *hdev = tr->ctx->hdev;
+	dma_addr_t dma;
+	int ret;
+
+	ret = hmmgpu_dmirror_enter(tr->ctx);
+	if (ret)
+		return ret;
+	dma = dma_map_page(hdev->dev, bounce->page, 0, bytes, dir);
+	if (dma_mapping_error(hdev->dev, dma)) {
+		ret = -ENOMEM;
+		goto out;
+	}
+	ret = hmmgpu_transfer_jobs(tr, addr, dma, bytes);
+	bounce->kept = hdev->lost && !hdev->quiesced;
+	if (!bounce->kept)
+		dma_unmap_page(hdev->dev, dma, bytes, dir);
+out:
+	hmmgpu_dmirror_leave(tr->ctx);
+	return ret;
+}
+
 static int hmmgpu_transfer_all(struct hmmgpu_transfer *tr,
 			       struct hmmgpu_bounce *bounce)
 {
 	u8 __user *user = u64_to_user_ptr(tr->cmd->ptr);
 	u64 addr = tr->cmd->addr, end = hmmgpu_cmd_end(tr->cmd);
+	void *data = page_address(bounce->page);
 	int ret = 0;
 
 	while (!ret && addr < end) {
-		size_t bytes = min_t(u64, bounce->size, end - addr);
+		size_t bytes = min_t(u64, PAGE_SIZE << bounce->order,
+				     end - addr);
 
-		if (tr->write && copy_from_user(bounce->cpu, user, bytes))
+		if (tr->write && copy_from_user(data, user, bytes))
 			return -EFAULT;
-		ret = hmmgpu_transfer_chunk(tr, addr, bounce->dma, bytes);
-		if (!ret && !tr->write &&
-		    copy_to_user(user, bounce->cpu, bytes))
+		ret = hmmgpu_transfer_chunk(tr, bounce, addr, bytes);
+		if (!ret && !tr->write && copy_to_user(user, data, bytes))
 			return -EFAULT;
 		addr += bytes;
 		user += bytes;
@@ -180,7 +203,7 @@ static int hmmgpu_transfer_all(struct hmmgpu_transfer *tr,
  *
  * If it fails in the middle, what came before it has been done.
  *
- * Context: Process context, &hmmgpu_device.gate is held for reading.
+ * Context: Process context, &hmmgpu_device.gate is not held.
  * Return: 0 or a negative errno: -ENOENT, something is not there, or not
  * writable, and is not to be faulted in; -EFAULT, -EPERM, the process could not
  * access it either; -ENOMEM, also for more pages than the machine has; -EINTR, a
@@ -201,10 +224,10 @@ int hmmgpu_dmirror_transfer(struct hmmgpu_context *ctx,
 
 	if (hmmgpu_cmd_exceeds_ram(cmd))
 		return -ENOMEM;
-	ret = hmmgpu_bounce_get(ctx->hdev, &bounce, hmmgpu_cmd_bytes(cmd));
+	ret = hmmgpu_bounce_get(&bounce, hmmgpu_cmd_bytes(cmd));
 	if (ret)
 		return ret;
 	ret = hmmgpu_transfer_all(&tr, &bounce);
-	hmmgpu_bounce_put(ctx->hdev, &bounce);
+	hmmgpu_bounce_put(&bounce);
 	return ret;
 }

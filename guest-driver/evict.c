@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Everything home: what removal does before VRAM goes away.
+ * Everything home: what removal does before VRAM goes away, and anyone who asks
+ * for it through /dev/hmm_dmirrorN.
  */
 #include <linux/delay.h>
 #include <linux/mm.h>
@@ -14,9 +15,12 @@
 /* Rounds without progress before pages are taken that no living mm maps. */
 #define HMMGPU_EVICT_PATIENCE	5
 #define HMMGPU_EVICT_WARN_S	10
+/* Rounds on request: faults of the GPU may send back what has come home. */
+#define HMMGPU_EVICT_ROUNDS	40
 
 struct hmmgpu_eviction {
 	struct hmmgpu_device *hdev;
+	bool removal;
 	struct hmmgpu_batch *batch;
 	unsigned long moved;
 	unsigned int max_order;
@@ -35,6 +39,16 @@ static void hmmgpu_evict_batch(struct hmmgpu_eviction *ev)
 	hmmgpu_count(ev->hdev, evicted_pages, batch->moved);
 }
 
+/* Something to end for at any time, unless VRAM is about to go. */
+static int hmmgpu_evict_stop(const struct hmmgpu_eviction *ev)
+{
+	if (ev->removal)
+		return 0;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	return READ_ONCE(ev->hdev->removing) ? -ENODEV : 0;
+}
+
 /*
  * By an explicit list of what is allocated: any mm, any order. Puts migration
  * entries into mms that it does not know and cannot keep from exiting.
@@ -44,7 +58,8 @@ static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
 	unsigned long position = 0;
 	unsigned int nr;
 
-	while ((nr = hmmgpu_vram_list(ev->hdev, &position, ev->batch->src,
+	while (!hmmgpu_evict_stop(ev) &&
+	       (nr = hmmgpu_vram_list(ev->hdev, &position, ev->batch->src,
 				      HMMGPU_BATCH_PAGES))) {
 		hmmgpu_batch_collect_pfns(ev->batch, nr);
 		hmmgpu_evict_batch(ev);
@@ -64,8 +79,13 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 	struct vm_area_struct *vma;
 	unsigned long addr = 0;
 
-	mmap_read_lock(mm);
-	while (!(found && lost) && (vma = find_vma(mm, addr))) {
+	/* Removal goes on even if who asked for it is being killed. */
+	if (ev->removal)
+		mmap_read_lock(mm);
+	else if (mmap_read_lock_killable(mm))
+		return false;
+	while (!(found && lost) && !hmmgpu_evict_stop(ev) &&
+	       (vma = find_vma(mm, addr))) {
 		unsigned long end;
 
 		addr = max(addr, vma->vm_start);
@@ -151,60 +171,78 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
 	rcu_read_unlock();
 }
 
+/* One round. Returns false if nothing could be tried. */
+static bool hmmgpu_evict_round(struct hmmgpu_eviction *ev, unsigned long used,
+			       bool listed)
+{
+	struct hmmgpu_device *hdev = ev->hdev;
+	struct hmmgpu_span span;
+
+	ev->batch = hmmgpu_batch_get(hdev, HMMGPU_DIR_DEV_TO_SYS,
+				     HMMGPU_TRIGGER_EVICT);
+	if (!ev->batch)
+		return false;
+	ev->moved = 0;
+	ev->max_order = 0;
+	hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
+			  HMMGPU_TRIGGER_EVICT, 0, used);
+	hmmgpu_evict_processes(ev);
+	if (!hdev->lost && listed)
+		hmmgpu_evict_listed(ev);
+	hmmgpu_span_end(hdev, &span, ev->max_order, ev->moved);
+	hmmgpu_batch_put(ev->batch);
+	return true;
+}
+
 /**
  * hmmgpu_evict_all() - bring everything home
  * @hdev: the device
+ * @removal: VRAM is about to go
  *
  * In removal it does not return before VRAM is empty: memunmap_pages() would only
- * wait in a worse place. Otherwise it does what can be done. Folios that are
- * locked or referenced for a moment come with a later round. An mm that is being
- * taken down is left to do so: only when that gets nowhere is what remains
- * collected page by page.
+ * wait in a worse place. Nothing can go to VRAM any more then.
+ *
+ * Otherwise it does what can be done: jobs run on meanwhile, and their faults, as
+ * other requests, bring memory to VRAM again, maybe faster than it leaves. So the
+ * number of rounds is limited, and a fatal signal ends it, as does removal.
+ *
+ * Folios that are locked or referenced for a moment come with a later round. An
+ * mm that is being taken down is left to do so: only when that gets nowhere is
+ * what remains collected page by page.
  *
  * Context: Process context, sleeps. &hmmgpu_device.gate is held, in removal for
  * writing; no mmap_lock is held.
  * Return: 0 if nothing is in VRAM; otherwise -EBUSY, -EINTR or -ENODEV.
  */
-int hmmgpu_evict_all(struct hmmgpu_device *hdev)
+int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal)
 {
-	struct hmmgpu_eviction ev = { .hdev = hdev };
+	struct hmmgpu_eviction ev = { .hdev = hdev, .removal = removal };
 	unsigned long warn = jiffies + HMMGPU_EVICT_WARN_S * HZ;
-	unsigned int idle = 0;
-	struct hmmgpu_span span;
+	unsigned int idle = 0, round = 0;
 	unsigned long used;
 
 	while ((used = hmmgpu_vram_used(hdev))) {
-		ev.batch = hmmgpu_batch_get(hdev, HMMGPU_DIR_DEV_TO_SYS,
-					    HMMGPU_TRIGGER_EVICT);
-		if (!ev.batch) {
+		int ret = hmmgpu_evict_stop(&ev);
+
+		if (ret)
+			return ret;
+		if (!removal && (round++ == HMMGPU_EVICT_ROUNDS ||
+				 idle > HMMGPU_EVICT_PATIENCE + 1))
+			return -EBUSY;
+		if (!hmmgpu_evict_round(&ev, used,
+					idle >= HMMGPU_EVICT_PATIENCE)) {
 			msleep(100);
 			continue;
 		}
-		ev.moved = 0;
-		ev.max_order = 0;
-		hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
-				  HMMGPU_TRIGGER_EVICT, 0, used);
-		hmmgpu_evict_processes(&ev);
-		if (!hdev->lost && idle >= HMMGPU_EVICT_PATIENCE)
-			hmmgpu_evict_listed(&ev);
-		hmmgpu_span_end(hdev, &span, ev.max_order, ev.moved);
-		hmmgpu_batch_put(ev.batch);
-
 		if (hmmgpu_vram_used(hdev) < used) {
 			idle = 0;
 			continue;
 		}
-		if (!hdev->removing) {
-			if (hdev->lost)
-				return -ENODEV;
-			if (fatal_signal_pending(current))
-				return -EINTR;
-			if (idle > HMMGPU_EVICT_PATIENCE)
-				return -EBUSY;
-		}
+		if (hdev->lost && !removal)
+			return -ENODEV;
 		idle++;
 		msleep(min(10 * idle, 500U));
-		if (time_after(jiffies, warn)) {
+		if (removal && time_after(jiffies, warn)) {
 			dev_warn(hdev->dev,
 				 "%lu pages are still in VRAM: waiting for whoever holds them\n",
 				 used);

@@ -31,10 +31,13 @@
  *
  * From the outside in:
  *
- * * &hmmgpu_device.gate: user operations hold it for reading, removal for
- *   writing. CPU faults do not take it: they must go on while removal brings
- *   everything home. Nor do the threads that serve faults of the GPU: removal
- *   ends them before it does that.
+ * * &hmmgpu_device.gate: user operations hold it for reading, and removal, which
+ *   nothing ends, for writing. Nobody else may take it for writing, as a writer
+ *   that waits also stops readers. Memory of the caller is not accessed under
+ *   it: arguments and data may be on pages that wait for user space. CPU faults
+ *   do not take it: they must go on while removal brings everything home. Nor
+ *   do the threads that serve faults of the GPU: removal ends them before it
+ *   does that.
  * * &hmmgpu_file.lock, &hmmgpu_pagetable.grow, &hmmgpu_job_queue.run,
  *   &hmmgpu_job_queue.lock: each for what its structure says, with nothing but
  *   allocations, registers and the wait for a job inside.
@@ -64,16 +67,23 @@
  *   &hmmgpu_device.batch_lock: the spare batches. Leaves.
  *
  * Each context has a thread for its faults. It takes locks as a user operation
- * does, but the gate. All that it waits for without a limit can be killed:
+ * does, but the gate. Most of what it waits for without a limit can be killed:
  * mmap_lock, user space that a fault needs (userfaultfd), a page to make
- * exclusive. It waits for no other context: while it makes room in VRAM, it holds
- * no mmap_lock and gives up if that of another mm is taken. So a context can be
- * taken away at any time, in this order: the device is told, the thread is
+ * exclusive. Two waits cannot: mmu_interval_read_begin() waits until changes of
+ * the mm that are under way are over, vma_start_write() for the CPU faults in that
+ * VMA. Neither of these takes the gate or waits for a thread of this kind, so
+ * they end without us; if the storage that they wait for is slow, so is taking
+ * the context away. It waits for no other context: while it makes room in VRAM,
+ * it holds no mmap_lock and gives up if that of another mm is taken. So a context
+ * can be taken away at any time, in this order: the device is told, the thread is
  * killed, the notifier is removed, the page table is freed. Who does that holds
  * the gate and nothing else, and no thread waits for who does.
  *
- * Removal wakes those who wait for jobs, for they hold the gate, takes it for
- * writing, ends all contexts, and only then brings home what is in VRAM.
+ * Removal first says that it comes and wakes those who wait for jobs, for they
+ * hold the gate, then removes the nodes, takes the gate for writing, ends all
+ * contexts, and only then brings home what is in VRAM. It has to wait for user
+ * operations that are under way: one that faults memory in for the GPU waits for
+ * whoever provides that memory, and ends early only if its process is killed.
  *
  * Folio locks, which a batch holds from collect to finish, are tried by the
  * core's collect, with one exception: it waits for the lock of a large folio
@@ -466,7 +476,7 @@ vm_fault_t hmmgpu_fault(struct vm_fault *vmf);
 int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move);
 
 /* evict.c */
-int hmmgpu_evict_all(struct hmmgpu_device *hdev);
+int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal);
 
 /* reclaim.c */
 bool hmmgpu_reclaim(struct hmmgpu_device *hdev,

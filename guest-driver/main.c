@@ -166,6 +166,40 @@ static void hmmgpu_pci_exit(struct hmmgpu_device *hdev)
 	pci_disable_device(hdev->pdev);
 }
 
+/*
+ * Other processes may still have memory in VRAM. No migration to it begins any
+ * more, all that is there comes home, and only then does it go away; CPU faults
+ * work to the end. No folio holds the module: unloading it is what brings them
+ * home, see hmmgpu_pagemap_exit().
+ *
+ * Who waits for a job holds the gate, and opens of nodes exclude their removal:
+ * so all are told first, and no wait for either of them lasts.
+ */
+static void hmmgpu_retire(struct hmmgpu_device *hdev)
+{
+	WRITE_ONCE(hdev->removing, true);
+	wake_up_all(&hdev->job_wait);
+	hmmgpu_node_exit(hdev);
+	hmmgpu_dmirror_exit(hdev);
+	down_write(&hdev->gate);
+	hmmgpu_contexts_stop(hdev);
+	hmmgpu_evict_all(hdev, true);
+	up_write(&hdev->gate);
+
+	hmmgpu_pagemap_exit(hdev);
+	cancel_delayed_work_sync(&hdev->note_work);
+	if (!hdev->lost)
+		hmmgpu_ring_flush_notes(hdev, true);
+	hmmgpu_debugfs_remove(hdev);
+	hmmgpu_vram_exit(hdev);
+	hmmgpu_irqs_exit(hdev);
+	hmmgpu_queues_exit(hdev);
+	destroy_workqueue(hdev->wq);
+	hmmgpu_batch_free_all(hdev);
+	hmmgpu_pci_exit(hdev);
+	hmmgpu_device_put(hdev);
+}
+
 static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 {
 	struct hmmgpu_device *hdev = hmmgpu_device_alloc(pdev);
@@ -198,15 +232,16 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 	ret = hmmgpu_pagemap_init(hdev);
 	if (ret)
 		goto err_vram;
-	if (dmirror) {
-		ret = hmmgpu_dmirror_init(hdev);
-		if (ret)
-			goto err_pagemap;
-	}
 	ret = hmmgpu_node_init(hdev);
 	if (ret)
-		goto err_dmirror;
+		goto err_pagemap;
 	hmmgpu_debugfs_add(hdev);
+	ret = dmirror ? hmmgpu_dmirror_init(hdev) : 0;
+	if (ret) {
+		/* There is a node already, and with it there may be users. */
+		hmmgpu_retire(hdev);
+		return ret;
+	}
 
 	dev_info(hdev->dev,
 		 "%s: %llu MiB of VRAM, folio orders %#x, %u contexts%s\n",
@@ -215,8 +250,6 @@ static int hmmgpu_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
 		 hdev->scrub_code ? ", emulated CPU" : "");
 	return 0;
 
-err_dmirror:
-	hmmgpu_dmirror_exit(hdev);
 err_pagemap:
 	hmmgpu_pagemap_exit(hdev);
 err_vram:
@@ -234,38 +267,9 @@ err_put:
 	return ret;
 }
 
-/*
- * Other processes may still have memory in VRAM. No migration to it begins any
- * more, all that is there comes home, and only then does it go away; CPU faults
- * work to the end. No folio holds the module: unloading it is what brings them
- * home, see hmmgpu_pagemap_exit().
- */
 static void hmmgpu_remove(struct pci_dev *pdev)
 {
-	struct hmmgpu_device *hdev = pci_get_drvdata(pdev);
-
-	hmmgpu_node_exit(hdev);
-	hmmgpu_dmirror_exit(hdev);
-	WRITE_ONCE(hdev->removing, true);
-	/* Who waits for a job holds the gate. */
-	wake_up_all(&hdev->job_wait);
-	down_write(&hdev->gate);
-	hmmgpu_contexts_stop(hdev);
-	hmmgpu_evict_all(hdev);
-	up_write(&hdev->gate);
-
-	hmmgpu_pagemap_exit(hdev);
-	cancel_delayed_work_sync(&hdev->note_work);
-	if (!hdev->lost)
-		hmmgpu_ring_flush_notes(hdev, true);
-	hmmgpu_debugfs_remove(hdev);
-	hmmgpu_vram_exit(hdev);
-	hmmgpu_irqs_exit(hdev);
-	hmmgpu_queues_exit(hdev);
-	destroy_workqueue(hdev->wq);
-	hmmgpu_batch_free_all(hdev);
-	hmmgpu_pci_exit(hdev);
-	hmmgpu_device_put(hdev);
+	hmmgpu_retire(pci_get_drvdata(pdev));
 }
 
 static const struct pci_device_id hmmgpu_pci_ids[] = {
