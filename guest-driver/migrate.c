@@ -56,12 +56,17 @@ static int hmmgpu_request_complete(struct hmmgpu_request *req,
 static int hmmgpu_request_drain(struct hmmgpu_request *req)
 {
 	struct hmmgpu_batch *batch = req->flight;
+	int ret;
 
 	if (!batch)
 		return 0;
 	req->flight = NULL;
-	req->spare = batch;
-	return hmmgpu_request_complete(req, batch);
+	ret = hmmgpu_request_complete(req, batch);
+	if (req->spare)
+		hmmgpu_batch_put(batch);
+	else
+		req->spare = batch;
+	return ret;
 }
 
 /*
