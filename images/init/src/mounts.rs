@@ -18,6 +18,8 @@ const MOUNTS: &[(&str, &str, bool)] = &[
     ("tmpfs", "/dev/shm", true),
     ("tmpfs", "/run", false),
     ("tmpfs", "/tmp", true),
+    // A file system whose pages are not those of shared memory.
+    ("ramfs", "/ram", true),
     ("debugfs", "/sys/kernel/debug", true),
     ("tracefs", "/sys/kernel/tracing", true),
     ("cgroup2", "/sys/fs/cgroup", true),
@@ -65,7 +67,7 @@ fn mount_one(kind: &str, path: &str) -> io::Result<()> {
         return Ok(());
     }
     let options = match path {
-        "/tmp" | "/dev/shm" => Some(c"mode=1777"),
+        "/tmp" | "/dev/shm" | "/ram" => Some(c"mode=1777"),
         "/dev/pts" => Some(c"mode=620,ptmxmode=666"),
         _ => None,
     };

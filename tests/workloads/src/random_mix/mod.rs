@@ -358,11 +358,16 @@ fn default_memory(vram_bytes: u64) -> Result<usize> {
 
 /// MemAvailable in bytes.
 pub(crate) fn available_memory() -> Result<usize> {
+    memory_info("MemAvailable")
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+pub(crate) fn memory_info(name: &str) -> Result<usize> {
     let path = Path::new("/proc/meminfo");
     let text = std::fs::read_to_string(path).context("cannot read /proc/meminfo")?;
     text.lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok())
         .map(|kib| kib << 10)
-        .context("/proc/meminfo has no MemAvailable")
+        .with_context(|| format!("/proc/meminfo has no {name}"))
 }

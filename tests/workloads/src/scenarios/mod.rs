@@ -128,6 +128,7 @@ const SCENARIOS: &[Scenario] = &[
     ),
     ("killed_in_the_middle", fork::killed_in_the_middle),
     ("exit_frees_vram", fork::exit_frees_vram),
+    ("requests_keep_no_memory", vram::requests_keep_no_memory),
     (
         "full_vram_is_refused_cleanly",
         vram::full_vram_is_refused_cleanly,

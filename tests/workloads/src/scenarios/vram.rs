@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::setup::{Setup, Skip};
-use crate::random_mix::available_memory;
+use crate::random_mix::{available_memory, memory_info};
 use crate::sys::memory::{UNIT, UNIT_PAGES};
 use crate::{pagemap, thp};
 
@@ -71,6 +71,37 @@ pub(super) fn freed_folios_are_used_again(setup: &Setup) -> Result<()> {
         filled.verify(filled.all())?;
     }
     Ok(())
+}
+
+/// The kernel has no more memory of its own after many requests than before.
+pub(super) fn requests_keep_no_memory(setup: &Setup) -> Result<()> {
+    const REQUESTS: usize = 1000;
+    let kernel = || memory_info("SUnreclaim");
+    // Two units, so that a request has more than one batch.
+    let filled = setup.filled(9, 2)?;
+    let round = || -> Result<()> {
+        let device = &setup.device;
+        let away = device.to_device(&filled.memory, filled.all());
+        away.complete("MIGRATE_TO_DEVICE")?;
+        let home = device.to_system(&filled.memory, filled.all());
+        home.complete("MIGRATE_TO_SYSTEM")?;
+        Ok(())
+    };
+    // What is kept on purpose is there after the first ones.
+    for _ in 0..16 {
+        round()?;
+    }
+    let before = kernel()?;
+    for _ in 0..REQUESTS {
+        round()?;
+    }
+    let grown = kernel()?.saturating_sub(before);
+    // A page for each request would be 8 MiB.
+    ensure!(
+        grown < 2 * REQUESTS * 4096,
+        "{grown} bytes of the kernel's memory are gone after {REQUESTS} round trips"
+    );
+    filled.verify(filled.all())
 }
 
 pub(super) fn marks_return(setup: &Setup) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 
 use super::{Common, ms};
@@ -24,7 +24,7 @@ struct Args {
     /// Threads of the CPU.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
-    /// Increments of each thread, and of the GPU.
+    /// Increments of the GPU. The threads count until it is done, and as much at least.
     #[arg(long, default_value_t = 20_000)]
     increments: u64,
     /// Increments of one job; between jobs the GPU lets go of the counter.
@@ -54,16 +54,17 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         let exclusive = after.exclusive_pages - before.exclusive_pages;
         if policy == Policy::AccessInPlace {
             ensure!(
-                exclusive > 0,
-                "in place, the GPU added to the counter without exclusive access"
+                exclusive > 1,
+                "in place, the GPU had exclusive access {exclusive} times: the threads never took the counter back"
             );
         }
         let sum = counter.0.load(Ordering::Relaxed);
-        let expected = args.increments * (u64::from(args.threads) + 1);
+        let expected = args.increments + report.by_threads;
         ensure!(sum == expected, "{how}: {sum} instead of {expected}");
         println!(
-            "{how}: {} threads and the GPU counted to {sum}, exactly; {} on the GPU, {} faults, {exclusive} times exclusive",
+            "{how}: {} threads and the GPU ({} of it) counted to {sum}, exactly; {} on the GPU, {} faults, {exclusive} times exclusive",
             args.threads,
+            args.increments,
             ms(report.time),
             report.faults
         );
@@ -76,27 +77,42 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
 struct Sum {
     time: std::time::Duration,
     faults: u64,
+    /// Increments of the threads.
+    by_threads: u64,
 }
 
 fn count(gpu: &Gpu, counter: &AtomicU64, args: &Args) -> Result<Sum> {
+    let gpu_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..args.threads {
-            scope.spawn(|| {
-                for _ in 0..args.increments {
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let mut sum = Sum::default();
-        let mut left = args.increments;
-        while left > 0 {
-            let times = left.min(args.batch);
-            let report = gpu.increment(counter, times)?;
-            ensure!(report.done == times, "a job did {} additions", report.done);
-            sum.time += report.time;
-            sum.faults += u64::from(report.faults);
-            left -= times;
+        let increment = || {
+            let mut done = 0;
+            while done < args.increments || !gpu_done.load(Ordering::Relaxed) {
+                counter.fetch_add(1, Ordering::Relaxed);
+                done += 1;
+            }
+            done
+        };
+        let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(increment)).collect();
+        let sum = count_on_gpu(gpu, counter, args);
+        gpu_done.store(true, Ordering::Relaxed);
+        let mut sum = sum?;
+        for thread in threads {
+            sum.by_threads += thread.join().map_err(|_| anyhow!("a thread panicked"))?;
         }
         Ok(sum)
     })
+}
+
+fn count_on_gpu(gpu: &Gpu, counter: &AtomicU64, args: &Args) -> Result<Sum> {
+    let mut sum = Sum::default();
+    let mut left = args.increments;
+    while left > 0 {
+        let times = left.min(args.batch);
+        let report = gpu.increment(counter, times)?;
+        ensure!(report.done == times, "a job did {} additions", report.done);
+        sum.time += report.time;
+        sum.faults += u64::from(report.faults);
+        left -= times;
+    }
+    Ok(sum)
 }

@@ -39,7 +39,7 @@ struct Args {
     #[arg(long)]
     in_place: bool,
     /// Folder of the mapped file.
-    #[arg(long, default_value = "/tmp")]
+    #[arg(long, default_value = "/ram")]
     folder: PathBuf,
     #[command(flatten)]
     common: Common,

@@ -83,9 +83,9 @@ pub(super) fn a_gpu_of_a_process_that_is_gone(setup: &Setup) -> Result<()> {
         let filled = setup.filled(0, 1)?;
         gpu.run(checksum(&filled.memory, filled.all()))?;
         let (reader, writer) = rustix::pipe::pipe()?;
-        let (mut ended, alive) = (File::from(reader), File::from(writer));
+        let (mut ended, mut alive) = (File::from(reader), Some(File::from(writer)));
         let orphan = fork(|| {
-            drop(alive);
+            drop(alive.take());
             let mut check = || -> Result<()> {
                 // Ends when the opener has: it is the only one that could write.
                 ensure!(ended.read(&mut [0])? == 0, "the opener wrote");
@@ -107,8 +107,9 @@ pub(super) fn a_gpu_of_a_process_that_is_gone(setup: &Setup) -> Result<()> {
         })?;
         // It outlives this process.
         std::mem::forget(orphan);
-        // Not dropped one by one: the end of the process is what this is about.
-        std::mem::forget(gpu);
+        // Not dropped one by one: the end of the process is what this is about, and the pipe must
+        // not end before it.
+        std::mem::forget((gpu, alive));
         Ok(())
     })?;
     drop(said);
