@@ -289,6 +289,7 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		   struct hmmgpu_job_record *result)
 {
 	u64 timeout_ns = hmmgpu_fence_timeout_ms() * (u64)NSEC_PER_MSEC;
+	u64 end_ns = ktime_get_ns() + timeout_ns;
 	struct hmmgpu_job run = *job;
 	u64 sequence;
 	int ret;
@@ -303,7 +304,8 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		/* That it is being removed is no reason to leave a job alone. */
 		if (ret == -ENODEV && !READ_ONCE(ctx->hdev->lost))
 			usleep_range(50, 200);
-	} while (ret == -ENODEV && !READ_ONCE(ctx->hdev->lost));
+	} while (ret == -ENODEV && !READ_ONCE(ctx->hdev->lost) &&
+		 ktime_get_ns() < end_ns);
 	if (ret)
 		hmmgpu_device_lose(ctx->hdev, "a job does not end");
 	ret = ret ? -ENODEV : 0;

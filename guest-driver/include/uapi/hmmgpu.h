@@ -94,10 +94,10 @@ struct hmmgpu_query {
  * The outputs are valid on success and on every error but EINVAL and EFAULT.
  *
  * Errors: EINVAL, `addr` or `size` not page-aligned, `size` zero, the range
- * overflows, or `flags` not zero. ENOSPC, VRAM is full (to device). ESRCH, the
- * process has gone. ENOMEM, no system memory (to system). EIO, a copy failed
- * and the pages stayed where they were. ETIMEDOUT, the device did not answer.
- * EINTR, a fatal signal. ENODEV, the device has gone.
+ * ends beyond user addresses, or `flags` not zero. ENOSPC, VRAM is full (to
+ * device). ESRCH, the process has gone. ENOMEM, no system memory (to system).
+ * EIO, a copy failed and the pages stayed where they were. ETIMEDOUT, the
+ * device did not answer. EINTR, a fatal signal. ENODEV, the device has gone.
  */
 struct hmmgpu_migrate {
 	__u64 addr;
