@@ -99,7 +99,7 @@ fn contexts_lie_behind_queues_and_inside_the_bar() {
     assert!(fault < regs::CONTEXT_BASE);
     let last = context_reg(regs::MAX_CONTEXTS - 1, QueueReg::CONTEXT_ROOT_HI);
     assert!(last < pci::BAR_REGISTERS_SIZE);
-    assert!(QueueReg::CONTEXT_ROOT_HI.0 < regs::CONTEXT_STRIDE);
+    const { assert!(QueueReg::CONTEXT_ROOT_HI.0 < regs::CONTEXT_STRIDE) };
 }
 
 #[test]
