@@ -244,7 +244,8 @@ pub struct RunArgs {
     /// Copy a file into the guest first.
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
     pub files: Vec<commands::GuestFile>,
-    /// Write what the devices have counted into this file: a JSON list, one entry for each GPU.
+    /// Write what the devices have counted into this file: a JSON list, one entry for each
+    /// GPU, null where its server could not say.
     #[arg(long, value_name = "FILE")]
     pub telemetry: Option<PathBuf>,
     /// The machine.

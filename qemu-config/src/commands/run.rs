@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use hmmgpu_guest_protocol::Event;
+use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::output::Output;
 use super::{
@@ -15,7 +16,7 @@ use crate::cli::RunArgs;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
-use crate::vm::{Stdin, Vm, VmEvent, VmIo, job, sink};
+use crate::vm::{Outcome, Stdin, Vm, VmError, VmEvent, VmIo, job, sink};
 
 pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     let options = vm_options(&args.machine, "default", ui, interrupt)?;
@@ -48,7 +49,7 @@ pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, 
             ui.show_console(false);
         }
     };
-    let outcome = vm.run(
+    let result = vm.run(
         &job(&args.command, &args.machine.driver_params),
         &guest_files(&args.files),
         VmIo {
@@ -59,13 +60,23 @@ pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, 
             console: Some(console),
             observer: Some(&mut observer),
         },
-    )?;
+    );
+    let told = telemetry.map(|output| tell_telemetry(output, &result));
+    let outcome = result?;
+    told.transpose()?;
     tell_kernel_warnings(&outcome.kernel_warnings, ui);
-    if let Some(output) = telemetry {
-        let mut document =
-            serde_json::to_vec_pretty(&outcome.telemetry).context("cannot write telemetry")?;
-        document.push(b'\n');
-        output.write(&document)?;
-    }
     Ok(exit::of_guest(outcome.status))
+}
+
+/// Writes what each GPU has counted; also when the VM was lost, as far as the servers could still
+/// say.
+fn tell_telemetry(output: Output, result: &Result<Outcome, VmError>) -> anyhow::Result<()> {
+    let counted: Vec<Option<&Snapshot>> = match result {
+        Ok(outcome) => outcome.telemetry.iter().map(Some).collect(),
+        Err(VmError::Failed(failure)) => failure.telemetry.iter().map(Option::as_ref).collect(),
+        Err(_) => Vec::new(),
+    };
+    let mut document = serde_json::to_vec_pretty(&counted).context("cannot write telemetry")?;
+    document.push(b'\n');
+    output.write(&document)
 }
