@@ -16,6 +16,7 @@ mod dma;
 mod engine;
 mod host_memory;
 mod interrupt;
+mod kick;
 mod memory;
 mod mmu;
 pub mod mock;

@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use hmmgpu_telemetry::Record;
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence};
 use crate::dma::{Access, DmaView};
+use crate::kick::ask_then_look;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
 use crate::shared::Shared;
@@ -297,11 +298,8 @@ impl<'a> Run<'a> {
             }
         }
         self.poll = (self.poll / 2).max(POLL_MIN);
-        self.store(Word::NeedKick, 1)?;
-        // Pairs with the driver's barrier between its store to `producer` and its load of
-        // `need_kick`: at least one side sees what the other has stored.
-        fence(Ordering::SeqCst);
-        if self.pending()? == 0 {
+        let pending = ask_then_look(|| self.store(Word::NeedKick, 1), || self.pending())?;
+        if pending == 0 {
             self.shared.telemetry.counters.engine_sleep();
             std::thread::park();
         }

@@ -3,7 +3,6 @@
 //! A run is worked on in turns. Like the engines of queues, it touches memory only under a permit,
 //! and holds that for one step of a job at most.
 
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use hmmgpu_contract::compute::{Job as Descriptor, JobRecord};
@@ -19,6 +18,7 @@ use super::work::{Job, Worked, fault_record};
 use crate::clock::now_ns;
 use crate::command::Fault;
 use crate::dma::{Access, DmaView};
+use crate::kick::ask_then_look;
 use crate::mmu::{Context, MmuCounts};
 use crate::queue::Stop;
 use crate::registers::{ErrorRecord, QueueSetup};
@@ -215,12 +215,9 @@ impl Run {
             }
         }
         self.poll = (self.poll / 2).max(POLL_MIN);
-        self.store(turn, Word::NeedKick, 1)?;
+        let ask = || self.store(turn, Word::NeedKick, 1);
+        let sleep = ask_then_look(ask, || self.pending(turn))? == 0;
         self.need_kick = true;
-        // Pairs with the driver's barrier between its store to `producer` and its load of
-        // `need_kick`: at least one side sees what the other has stored.
-        fence(Ordering::SeqCst);
-        let sleep = self.pending(turn)? == 0;
         if sleep {
             turn.shared.telemetry.counters.engine_sleep();
         }

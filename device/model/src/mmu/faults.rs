@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{Ordering, fence};
 
 use hmmgpu_contract::mmu::FaultRecord;
 use hmmgpu_contract::regs::FAULT_QUEUE;
@@ -18,6 +17,7 @@ use super::MmuFault;
 use crate::clock::now_ns;
 use crate::command::Fault;
 use crate::dma::DmaView;
+use crate::kick::ask_then_look;
 use crate::queue::Control;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
@@ -155,11 +155,10 @@ fn tell_run(
                 return Ok(());
             }
             run.need_kick = true;
-            ring.store(view, Word::NeedKick, 1)?;
-            // Pairs with the driver's barrier between its store to `consumer` and its load of
-            // `need_kick`: at least one side sees what the other has stored.
-            fence(Ordering::SeqCst);
-            continue;
+            let ask = || ring.store(view, Word::NeedKick, 1);
+            if ask_then_look(ask, || ring.room(view, run.producer))? == 0 {
+                return Ok(());
+            }
         }
         ring.put(view, run.producer, &next.record.to_le_bytes())?;
         let producer = run.producer.wrapping_add(1);
