@@ -103,20 +103,23 @@ static bool hmmgpu_submit_valid(const struct hmmgpu_submit *arg)
 				     arg->count, kernel->aux);
 }
 
-/* The context, made if there is none yet; the caller holds the mm. */
+/* The context, made if there is none yet; of no use once the process has gone. */
 static struct hmmgpu_context *hmmgpu_file_context(struct hmmgpu_file *hfile)
 {
-	struct hmmgpu_context *ctx;
+	struct hmmgpu_context *ctx = ERR_PTR(-EINTR);
 
-	if (mutex_lock_killable(&hfile->lock))
-		return ERR_PTR(-EINTR);
-	ctx = hfile->ctx;
-	if (!ctx) {
-		ctx = hmmgpu_context_create(hfile->hdev, hfile->mm);
-		if (!IS_ERR(ctx))
-			hfile->ctx = ctx;
+	if (!mmget_not_zero(hfile->mm))
+		return ERR_PTR(-ESRCH);
+	if (!mutex_lock_killable(&hfile->lock)) {
+		ctx = hfile->ctx;
+		if (!ctx) {
+			ctx = hmmgpu_context_create(hfile->hdev, hfile->mm);
+			if (!IS_ERR(ctx))
+				hfile->ctx = ctx;
+		}
+		mutex_unlock(&hfile->lock);
 	}
-	mutex_unlock(&hfile->lock);
+	mmput(hfile->mm);
 	return ctx;
 }
 
@@ -128,10 +131,7 @@ static int hmmgpu_ioctl_submit(struct hmmgpu_file *hfile,
 
 	if (!hmmgpu_submit_valid(arg))
 		return -EINVAL;
-	if (!mmget_not_zero(hfile->mm))
-		return -ESRCH;
 	ctx = hmmgpu_file_context(hfile);
-	mmput(hfile->mm);
 	if (IS_ERR(ctx))
 		return PTR_ERR(ctx);
 
@@ -198,10 +198,7 @@ static int hmmgpu_ioctl_advise(struct hmmgpu_file *hfile,
 	if (arg->flags || arg->policy > HMMGPU_POLICY_ACCESS_IN_PLACE ||
 	    !hmmgpu_range_valid(arg->addr, arg->size))
 		return -EINVAL;
-	if (!mmget_not_zero(hfile->mm))
-		return -ESRCH;
 	ctx = hmmgpu_file_context(hfile);
-	mmput(hfile->mm);
 	if (IS_ERR(ctx))
 		return PTR_ERR(ctx);
 	return hmmgpu_policy_set(ctx, arg->addr, arg->addr + arg->size,
@@ -212,17 +209,12 @@ static int hmmgpu_ioctl_prefetch(struct hmmgpu_file *hfile,
 				 struct hmmgpu_prefetch *arg)
 {
 	struct hmmgpu_context *ctx;
-	int ret;
 
 	if (arg->flags & ~HMMGPU_PREFETCH_WRITE || arg->reserved ||
 	    !hmmgpu_range_valid(arg->addr, arg->size))
 		return -EINVAL;
-	if (!mmget_not_zero(hfile->mm))
-		return -ESRCH;
 	ctx = hmmgpu_file_context(hfile);
-	ret = IS_ERR(ctx) ? PTR_ERR(ctx) : hmmgpu_service_prefetch(ctx, arg);
-	mmput(hfile->mm);
-	return ret;
+	return IS_ERR(ctx) ? PTR_ERR(ctx) : hmmgpu_service_prefetch(ctx, arg);
 }
 
 /**

@@ -198,8 +198,9 @@ int hmmgpu_mirror_look(struct hmmgpu_context *ctx, unsigned long addr,
 long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
 		       unsigned long end, bool local_only,
 		       unsigned long *pfns);
-bool hmmgpu_mirror_allows(struct hmmgpu_context *ctx, unsigned long addr,
-			  u64 bits, bool *local);
+unsigned int hmmgpu_mirror_allowed(struct hmmgpu_context *ctx,
+				   unsigned long start, unsigned long end,
+				   u64 bits);
 
 /* populate.c */
 typedef int (*hmmgpu_part_fn)(struct hmmgpu_context *ctx, unsigned long start,

@@ -317,26 +317,28 @@ long hmmgpu_mirror_map(struct hmmgpu_context *ctx, unsigned long start,
 }
 
 /**
- * hmmgpu_mirror_allows() - can the GPU access an address?
+ * hmmgpu_mirror_allowed() - how much of a range can the GPU access?
  * @ctx: the context
- * @addr: the address
+ * @start: first address
+ * @end: end of the range, which lies in 2 MiB
  * @bits: PTE bits that are needed
- * @local: set if it is in the device's own VRAM; may be NULL
  *
  * Context: Process context, &hmmgpu_mirror.lock is not held.
- * Return: true if the entry has all of @bits.
+ * Return: number of pages whose entries have all of @bits.
  */
-bool hmmgpu_mirror_allows(struct hmmgpu_context *ctx, unsigned long addr,
-			  u64 bits, bool *local)
+unsigned int hmmgpu_mirror_allowed(struct hmmgpu_context *ctx,
+				   unsigned long start, unsigned long end,
+				   u64 bits)
 {
 	struct hmmgpu_mirror *mirror = &ctx->mirror;
+	unsigned int nr = 0;
 	bool large;
-	u64 entry;
 
 	mutex_lock(&mirror->lock);
-	entry = hmmgpu_pt_entry(&mirror->pt, addr, &large);
+	for (; start < end; start += PAGE_SIZE)
+		if ((hmmgpu_pt_entry(&mirror->pt, start, &large) & bits) ==
+		    bits)
+			nr++;
 	mutex_unlock(&mirror->lock);
-	if (local)
-		*local = entry & HMMGPU_PTE_VRAM;
-	return (entry & bits) == bits;
+	return nr;
 }

@@ -9,16 +9,6 @@
 
 #include "context.h"
 
-static bool hmmgpu_mirror_allows_all(struct hmmgpu_context *ctx,
-				     unsigned long start, unsigned long end,
-				     u64 bits)
-{
-	for (; start < end; start += PAGE_SIZE)
-		if (!hmmgpu_mirror_allows(ctx, start, bits, NULL))
-			return false;
-	return true;
-}
-
 static int hmmgpu_mirror_fault_unit(struct hmmgpu_context *ctx,
 				    unsigned long start, unsigned long end,
 				    bool write, bool unlocked,
@@ -38,7 +28,8 @@ static int hmmgpu_mirror_fault_unit(struct hmmgpu_context *ctx,
 		ret = hmmgpu_mirror_map(ctx, start, end, false, pfns);
 		if (ret < 0)
 			return ret;
-		if (hmmgpu_mirror_allows_all(ctx, start, end, bits))
+		if (hmmgpu_mirror_allowed(ctx, start, end, bits) ==
+		    PHYS_PFN(end - start))
 			return 0;
 	} while (time_before(jiffies, timeout));
 	return -EBUSY;

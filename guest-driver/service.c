@@ -213,8 +213,8 @@ static int hmmgpu_service_page(struct hmmgpu_context *ctx, unsigned long addr,
 		if (ret < 0 && ret != -EBUSY)
 			break;
 		ret = 0;
-		if (hmmgpu_mirror_allows(ctx, addr, hmmgpu_access_bits(access),
-					 NULL))
+		if (hmmgpu_mirror_allowed(ctx, addr, addr + PAGE_SIZE,
+					  hmmgpu_access_bits(access)))
 			break;
 		/* Not before fault_in, which alone can wait for user space. */
 		if (access == HMMGPU_FAULT_ATOMIC && round) {
@@ -334,8 +334,8 @@ static int hmmgpu_ahead_part(struct hmmgpu_context *ctx, unsigned long start,
 		if (nr < 0 && nr != -EBUSY && nr != -EFAULT)
 			ret = nr;
 	}
-	for (; !ret && start < end; start += PAGE_SIZE)
-		ahead->mapped += hmmgpu_mirror_allows(ctx, start, bits, NULL);
+	if (!ret)
+		ahead->mapped += hmmgpu_mirror_allowed(ctx, start, end, bits);
 	return ret;
 }
 
