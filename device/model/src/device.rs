@@ -361,13 +361,12 @@ impl Drop for Device {
 mod tests {
     use super::*;
     use crate::mock::descriptors::{Side, fill, note};
-    use crate::mock::{Driver, GuestRam, QueueConfig};
+    use crate::mock::{Driver, GuestRam, QueueConfig, until};
     use crate::registers::ErrorRecord;
     use hmmgpu_contract::PAGE_SIZE;
     use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE, Status};
     use hmmgpu_contract::regs::Reg;
     use std::os::unix::fs::MetadataExt;
-    use std::time::{Duration, Instant};
 
     const MIB: u64 = 1 << 20;
     const RAM_BASE: u64 = 1 << 32;
@@ -378,15 +377,6 @@ mod tests {
             ..Config::default()
         };
         Arc::new(Device::build(config, Box::new(|| true)).unwrap())
-    }
-
-    #[track_caller]
-    fn until(mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !done() {
-            assert!(Instant::now() < deadline, "not done in time");
-            std::thread::yield_now();
-        }
     }
 
     #[test]
@@ -420,7 +410,7 @@ mod tests {
             assert_eq!(driver.run(&[free]).unwrap().errors, 0);
             assert_eq!(populated(&device), 0);
             assert_eq!(driver.run(&[desc]).unwrap().errors, 0);
-            until(|| populated(&device) > BLOCK);
+            until("VRAM ahead", || populated(&device) > BLOCK).unwrap();
         }
     }
 
@@ -431,7 +421,10 @@ mod tests {
         let mapping = ram.mapping(0, ram.size(), true).unwrap();
         let file = mapping.backing.as_ref().unwrap().0.try_clone().unwrap();
         device.dma_map(mapping).unwrap();
-        until(|| file.metadata().unwrap().blocks() * 512 == ram.size());
+        until("guest RAM", || {
+            file.metadata().unwrap().blocks() * 512 == ram.size()
+        })
+        .unwrap();
     }
 
     #[test]
@@ -447,7 +440,7 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(end);
                 // Whoever waits for the map keeps others from beginning an access.
-                until(|| device.shared.dma.try_view().is_none());
+                until("whoever waits", || device.shared.dma.try_view().is_none()).unwrap();
                 drop(access);
             });
             assert!(device.shared.dma.try_view().is_some());
@@ -461,7 +454,7 @@ mod tests {
         let access = shared.dma.view();
         std::thread::scope(|scope| {
             scope.spawn(|| device.reset(ResetCause::Register));
-            until(|| shared.dma.try_view().is_none());
+            until("whoever waits", || shared.dma.try_view().is_none()).unwrap();
             // Whoever holds a permit of before goes on until it is over.
             let mut registers = shared.registers();
             registers.queue_interrupt(0);
@@ -499,7 +492,7 @@ mod tests {
             }
             assert_eq!(region.strong_count(), 1);
             drop(registers);
-            until(|| region.strong_count() == 0);
+            until("the last use", || region.strong_count() == 0).unwrap();
         }
     }
 }

@@ -220,35 +220,20 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use hmmgpu_model::Config;
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Level, Metadata, Subscriber};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
     use super::*;
 
-    /// Counts lines in the log, from warnings up.
+    /// Counts lines in the log.
     #[derive(Clone, Debug, Default)]
     struct Lines(Arc<AtomicUsize>);
 
-    impl Subscriber for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= Level::WARN
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, _: &Event<'_>) {
+    impl<S: Subscriber> Layer<S> for Lines {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
     }
 
     #[test]
@@ -260,7 +245,9 @@ mod tests {
         let device = device.expect("a device");
         let mut backend = ModelBackend::new(&device);
         let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || {
+        let shown = lines.clone().with_filter(LevelFilter::WARN);
+        let subscriber = tracing_subscriber::registry().with(shown);
+        tracing::subscriber::with_default(subscriber, || {
             for _ in 0..1000 {
                 backend
                     .dma_map(DmaMapFlags::READ_WRITE, 0, 1, 1, None)

@@ -193,7 +193,7 @@ mod tests {
     use crate::dma::DmaMap;
     use crate::mock::descriptors::Side;
     use crate::mock::tables::{PageTables, leaf};
-    use crate::mock::{GuestRam, MockError};
+    use crate::mock::{GuestRam, MockError, until};
     use crate::vram::Vram;
     use hmmgpu_contract::mmu::{PTE_ATOMIC, PTE_LEAF, PTE_VALID, PTE_VRAM, PTE_WRITE};
     use hmmgpu_contract::{MIN_VRAM_BYTES, PAGE_SIZE};
@@ -402,16 +402,7 @@ mod tests {
         };
         assert_eq!(populated(), 0);
         assert!(rig.access(0x5000, READ).is_ok());
-        until(|| populated() > BLOCK);
-    }
-
-    #[track_caller]
-    fn until(mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !done() {
-            assert!(Instant::now() < deadline, "not done in time");
-            std::thread::yield_now();
-        }
+        until("VRAM ahead", || populated() > BLOCK).unwrap();
     }
 
     #[test]
@@ -424,7 +415,7 @@ mod tests {
                 rig.space.invalidate(0, PAGE_SIZE);
                 done.store(true, Ordering::SeqCst);
             });
-            until(|| rig.space.gate.waits());
+            until("whoever waits", || rig.space.gate.waits()).unwrap();
             assert!(!done.load(Ordering::SeqCst));
             drop(inside);
             // Whoever comes back gets in only after it.
@@ -461,7 +452,7 @@ mod tests {
                 rig.ram
                     .store(entry, system(0, PTE_WRITE), Ordering::Release);
                 let written = || rig.ram.load::<u64>(DATA, Ordering::SeqCst) != round;
-                until(written);
+                until("write", written).unwrap();
             }
             over.store(true, Ordering::SeqCst);
         });

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::Instant;
 
 use hmmgpu_contract::compute::{Job, JobRecord};
 use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::queue::{QUEUE_ALIGN, QueueHeader};
 use hmmgpu_contract::regs::{QUEUE_CTRL_ENABLE, QUEUE_STATUS_RUNNING, QueueReg, context_reg};
 
-use super::driver::PATIENCE;
-use super::{Function, GuestRam, MockError};
+use super::{Function, GuestRam, MockError, await_some, until};
 
 /// Which context, and how it is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,12 +220,7 @@ impl<F: Function> ContextDriver<F> {
     /// # Errors
     /// It does not come in time.
     pub fn wait(&self, sequence: u64) -> Result<JobRecord, MockError> {
-        let mut record = None;
-        self.until("end of a job", |driver| {
-            record = driver.record(sequence);
-            record.is_some()
-        })?;
-        record.ok_or(MockError::Timeout("end of a job"))
+        await_some("end of a job", || self.record(sequence))
     }
 
     /// Submits a job and waits for its end.
@@ -248,13 +241,6 @@ impl<F: Function> ContextDriver<F> {
         what: &'static str,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<(), MockError> {
-        let deadline = Instant::now() + PATIENCE;
-        while !done(self) {
-            if Instant::now() > deadline {
-                return Err(MockError::Timeout(what));
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
+        until(what, || done(self))
     }
 }

@@ -1,7 +1,6 @@
 //! One queue as a driver sees it.
 
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
 
 use hmmgpu_contract::desc::Desc;
 use hmmgpu_contract::pci::BAR_REGISTERS;
@@ -10,14 +9,11 @@ use hmmgpu_contract::regs::{
     QUEUE_CTRL_ENABLE, QUEUE_STATUS_RUNNING, QueueReg, Reg, STATE_READY, queue_reg,
 };
 
-use super::{Function, GuestRam, descriptors};
+use super::{Function, GuestRam, descriptors, until};
 
 const COMMAND: u64 = 0x04;
 const COMMAND_MEMORY_AND_BUS_MASTER: u16 = 0x6;
 const COMMAND_MEMORY: u16 = 0x2;
-
-/// How long the driver waits for anything before it gives up.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the mock driver gave up.
 #[derive(Debug, thiserror::Error)]
@@ -230,14 +226,7 @@ impl<F: Function> Driver<F> {
         what: &'static str,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<(), MockError> {
-        let deadline = Instant::now() + PATIENCE;
-        while !done(self) {
-            if Instant::now() > deadline {
-                return Err(MockError::Timeout(what));
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
+        until(what, || done(self))
     }
 
     fn word(&self, offset: usize) -> u32 {

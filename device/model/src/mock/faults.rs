@@ -1,15 +1,13 @@
 //! The fault queue as a driver sees it.
 
 use std::sync::atomic::{Ordering, fence};
-use std::time::Instant;
 
 use hmmgpu_contract::mmu::FaultRecord;
 use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::queue::{QUEUE_ALIGN, QueueHeader};
 use hmmgpu_contract::regs::{FAULT_QUEUE, QUEUE_CTRL_ENABLE, QueueReg, queue_reg};
 
-use super::driver::PATIENCE;
-use super::{Function, GuestRam, MockError};
+use super::{Function, GuestRam, MockError, await_some};
 
 /// A driver of the fault queue. Header and ring are at the beginning of its guest RAM, which is
 /// mapped for the device; the device is ready, and may master the bus.
@@ -140,15 +138,6 @@ impl<F: Function> FaultReader<F> {
     /// # Errors
     /// None comes in time.
     pub fn wait(&mut self) -> Result<FaultRecord, MockError> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(fault) = self.take() {
-                return Ok(fault);
-            }
-            if Instant::now() > deadline {
-                return Err(MockError::Timeout("fault"));
-            }
-            std::thread::yield_now();
-        }
+        await_some("fault", || self.take())
     }
 }

@@ -9,6 +9,7 @@ mod driver;
 mod faults;
 mod interrupts;
 pub mod jobs;
+mod patience;
 mod ram;
 pub mod tables;
 
@@ -18,6 +19,7 @@ pub use context::{ContextConfig, ContextDriver};
 pub use driver::{Driver, MockError, QueueConfig};
 pub use faults::FaultReader;
 pub use interrupts::InterruptCounter;
+pub use patience::{await_some, until};
 pub use ram::GuestRam;
 pub use tables::PageTables;
 

@@ -7,33 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hmmgpu_contract::regs::{QUEUE_STATUS_ERROR, QueueReg};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Device, ResetCause};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// Counts messages that are shown by default.
+/// Counts messages.
 #[derive(Clone, Default)]
 struct Messages(Arc<AtomicUsize>);
 
-impl Subscriber for Messages {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, _: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Messages {
+    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }
 
 #[test]
@@ -42,7 +27,9 @@ fn storms_of_stopped_queues_and_resets_are_logged_occasionally() {
     // The 1st, 2nd, 4th and so on up to the 128th.
     const LOGGED: usize = 8;
     let messages = Messages::default();
-    tracing::subscriber::set_global_default(messages.clone()).unwrap();
+    let shown = messages.clone().with_filter(LevelFilter::INFO);
+    let subscriber = tracing_subscriber::registry().with(shown);
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let device = Arc::new(Device::new(Config::default()).unwrap());
     let ram = GuestRam::new(1 << 32, 1 << 19).unwrap();
     let mut driver = Driver::new(device, ram, QueueConfig::default()).unwrap();
