@@ -24,6 +24,7 @@ mod stats;
 mod svm;
 mod sys;
 mod thp;
+mod unnamed_file;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -11,7 +11,7 @@ use hmmgpu_vm_tests::session::{Machine, Session, Step};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, summary};
 use crate::trial;
 
 /// VRAM is a quarter of what the checksum's memory is.
@@ -213,12 +213,7 @@ fn why_memory_moved(session: &Session) -> Result<()> {
 }
 
 fn every_result_is_right(session: &Session) -> Result<()> {
-    let output = session.succeeded("svmmix")?;
-    let summary = output
-        .lines()
-        .find(|line| line.starts_with('{'))
-        .with_context(|| format!("no summary:\n{output}"))?;
-    let summary: Value = serde_json::from_str(summary).context("the summary is no JSON")?;
+    let summary = summary(session, "svmmix")?;
     let number = |key: &str| summary[key].as_u64().unwrap_or(0);
     ensure!(summary["ok"] == true, "{summary}");
     ensure!(

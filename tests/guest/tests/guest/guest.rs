@@ -7,6 +7,7 @@ use hmmgpu_telemetry::snapshot::Snapshot;
 use hmmgpu_vm_tests::program::Program;
 use hmmgpu_vm_tests::session::{Machine, Session, Step};
 use libtest_mimic::Trial;
+use serde_json::Value;
 
 use crate::trial;
 
@@ -166,4 +167,14 @@ fn no_context_is_left(host: &Snapshot) -> Result<()> {
         host.compute.contexts
     );
     Ok(())
+}
+
+/// The line of JSON that a program of a session ends with.
+pub(crate) fn summary(session: &Session, step: &str) -> Result<Value> {
+    let output = session.succeeded(step)?;
+    let line = output
+        .lines()
+        .find(|line| line.starts_with('{'))
+        .with_context(|| format!("no summary:\n{output}"))?;
+    serde_json::from_str(line).context("the summary is no JSON")
 }

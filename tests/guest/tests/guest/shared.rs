@@ -15,7 +15,7 @@ use hmmgpu_vm_tests::tap::{self, Verdict};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, summary};
 use crate::trial;
 
 const ZEROING: &[Step] = &[
@@ -197,12 +197,7 @@ fn code_runs(session: &Session) -> Result<()> {
 }
 
 fn mix(session: &Session, step: &str) -> Result<()> {
-    let output = session.succeeded(step)?;
-    let summary = output
-        .lines()
-        .find(|line| line.starts_with('{'))
-        .with_context(|| format!("no summary:\n{output}"))?;
-    let summary: Value = serde_json::from_str(summary).context("the summary is no JSON")?;
+    let summary = summary(session, step)?;
     let number = |key: &str| summary[key].as_u64().unwrap_or(0);
     ensure!(summary["ok"] == true, "{summary}");
     ensure!(number("rounds") >= 1000, "{summary}");
@@ -236,12 +231,7 @@ fn mix(session: &Session, step: &str) -> Result<()> {
 }
 
 fn threads_keep_all_data(session: &Session) -> Result<()> {
-    let output = session.succeeded("threads")?;
-    let summary = output
-        .lines()
-        .find(|line| line.starts_with('{'))
-        .with_context(|| format!("no summary:\n{output}"))?;
-    let summary: Value = serde_json::from_str(summary).context("the summary is no JSON")?;
+    let summary = summary(session, "threads")?;
     ensure!(
         summary["ok"] == true && summary["wrong_bytes"] == 0,
         "{summary}"

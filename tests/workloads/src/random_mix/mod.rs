@@ -34,25 +34,14 @@ struct Args {
     /// Operations in all; the processes share them evenly.
     #[arg(long, default_value_t = 1000)]
     rounds: usize,
-    /// Processes.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    processes: u32,
-    /// Seed of the sequence.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Memory of all processes together (such as 256M) [default: four times VRAM, or half of what
-    /// the guest has free if that is less].
-    #[arg(long, value_parser = size::parse)]
-    memory: Option<usize>,
+    #[command(flatten)]
+    common: Common,
     /// Device node.
     #[arg(long, default_value = device::NODE)]
     device: PathBuf,
     /// Do all but migrate: a failure that remains is not the driver's.
     #[arg(long)]
     no_device: bool,
-    /// Print every operation before it is done.
-    #[arg(long)]
-    trace: bool,
 }
 
 /// Jobs of the GPU, touches, fork, mprotect, munmap, mremap, advice and migration at random.
@@ -72,6 +61,16 @@ struct SvmArgs {
     /// Go on for so many minutes instead.
     #[arg(long)]
     minutes: Option<f64>,
+    #[command(flatten)]
+    common: Common,
+    /// Device node.
+    #[arg(long, visible_alias = "device", default_value = device::NODE)]
+    node: PathBuf,
+}
+
+/// What either program can be told.
+#[derive(Debug, clap::Args)]
+struct Common {
     /// Processes.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     processes: u32,
@@ -82,9 +81,6 @@ struct SvmArgs {
     /// the guest has free if that is less].
     #[arg(long, value_parser = size::parse)]
     memory: Option<usize>,
-    /// Device node.
-    #[arg(long, visible_alias = "device", default_value = device::NODE)]
-    node: PathBuf,
     /// Print every operation before it is done.
     #[arg(long)]
     trace: bool,
@@ -95,12 +91,9 @@ struct SvmArgs {
 struct Plan {
     program: &'static str,
     limit: Limit,
-    processes: u32,
-    seed: u64,
-    memory: Option<usize>,
     node: Option<PathBuf>,
     jobs: bool,
-    trace: bool,
+    common: Common,
 }
 
 /// What a process, or all of them, did.
@@ -165,13 +158,10 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
     run(&Plan {
         program: "hmmgpu-random-mix",
-        limit: Limit::rounds(args.rounds, args.processes),
-        processes: args.processes,
-        seed: args.seed,
-        memory: args.memory,
+        limit: Limit::rounds(args.rounds, args.common.processes),
         node: (!args.no_device).then_some(args.device),
         jobs: false,
-        trace: args.trace,
+        common: args.common,
     })
 }
 
@@ -184,19 +174,16 @@ pub(crate) fn svm_main(args: Vec<OsString>) -> Result<ExitCode> {
                 .checked_add(Duration::try_from_secs_f64(minutes * 60.0)?)
                 .context("--minutes: that many cannot be counted")?,
         ),
-        None => Limit::rounds(args.rounds, args.processes),
+        None => Limit::rounds(args.rounds, args.common.processes),
     };
     // A clear error, before there are processes.
     drop(Gpu::open(&args.node)?);
     run(&Plan {
         program: "svm-mix",
         limit,
-        processes: args.processes,
-        seed: args.seed,
-        memory: args.memory,
         node: Some(args.node),
         jobs: true,
-        trace: args.trace,
+        common: args.common,
     })
 }
 
@@ -204,15 +191,15 @@ fn run(args: &Plan) -> Result<ExitCode> {
     let begin = Instant::now();
     let device = args.node.as_deref().map(Device::open).transpose()?;
     let before = device.as_ref().map(state).transpose()?.unwrap_or_default();
-    let memory = match args.memory {
+    let memory = match args.common.memory {
         Some(memory) => memory,
         None => default_memory(before.vram_bytes)?,
     };
-    let share = memory / args.processes as usize / UNIT * UNIT;
+    let share = memory / args.common.processes as usize / UNIT * UNIT;
     ensure!(
         share >= 2 * UNIT,
         "{memory} bytes are too few for {} processes: 4 MiB each are needed",
-        args.processes
+        args.common.processes
     );
 
     let controls = thp::Controls::take()?;
@@ -224,7 +211,7 @@ fn run(args: &Plan) -> Result<ExitCode> {
     })?;
 
     let mut children = Vec::new();
-    for number in 0..args.processes {
+    for number in 0..args.common.processes {
         let (reader, writer) = rustix::pipe::pipe()?;
         let child =
             fork(|| run_process(args, number, share, writer.into())).context("cannot fork")?;
@@ -239,7 +226,7 @@ fn run(args: &Plan) -> Result<ExitCode> {
                 ok = false;
                 eprintln!(
                     "{}: process {number} {how}; --seed {} --processes {} --memory {memory}, and as many rounds, repeat its operations, --trace prints them",
-                    args.program, args.seed, args.processes
+                    args.program, args.common.seed, args.common.processes
                 );
             }
         }
@@ -268,10 +255,10 @@ fn run(args: &Plan) -> Result<ExitCode> {
     }
     let summary = Summary {
         program: args.program,
-        seed: args.seed,
-        processes: args.processes,
+        seed: args.common.seed,
+        processes: args.common.processes,
         rounds: counts.operations.values().sum(),
-        memory_bytes: (share * args.processes as usize) as u64,
+        memory_bytes: (share * args.common.processes as usize) as u64,
         vram_bytes: before.vram_bytes,
         vram_free_before: before.vram_free_bytes,
         vram_free_after: after.vram_free_bytes,
@@ -312,11 +299,11 @@ fn run_process(args: &Plan, number: u32, share: usize, mut out: File) -> i32 {
         let mut process = Process::new(
             Setting {
                 program: args.program,
-                seed: args.seed,
+                seed: args.common.seed,
                 number,
                 node: args.node.clone(),
                 jobs: args.jobs,
-                trace: args.trace,
+                trace: args.common.trace,
             },
             share,
         )?;

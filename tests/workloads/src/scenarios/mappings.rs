@@ -8,9 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use anyhow::{Context, Result, ensure};
 
 use super::setup::{Filled, Setup, Skip};
-use crate::pagemap;
 use crate::sys::memory::{Access, Memory, PAGE, UNIT, UNIT_PAGES};
 use crate::sys::pin;
+use crate::{pagemap, unnamed_file};
 
 pub(super) fn partial_munmap(setup: &Setup) -> Result<()> {
     for order in [0, 9] {
@@ -131,14 +131,7 @@ fn stays(setup: &Setup, mut filled: Filled) -> Result<()> {
 }
 
 pub(super) fn file_memory_is_skipped(setup: &Setup) -> Result<()> {
-    let path = std::env::temp_dir().join(format!("hmmgpu-scenario-{}", std::process::id()));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    std::fs::remove_file(&path)?;
+    let file = unnamed_file::create(&std::env::temp_dir())?;
     file.set_len(UNIT as u64)?;
     let memory = Memory::file(file.as_fd(), UNIT, true)?;
     stays(setup, Filled { memory, seed: 1 })

@@ -1,7 +1,6 @@
 //! One job over memory of every kind.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use super::{Common, mib, ms, needs_memory};
 use crate::gpu::{Command, Gpu, Policy};
 use crate::reference::Checksum;
 use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
-use crate::{pattern, size, thp};
+use crate::{pattern, size, thp, unnamed_file};
 
 /// Have the GPU read memory of every kind in one job, and compare its checksum with the CPU's.
 ///
@@ -165,7 +164,7 @@ fn prepare(
             memory.populate(pages.clone())?;
         }
         Kind::File => {
-            let file = unnamed_file(&args.folder)?;
+            let file = unnamed_file::create(&args.folder)?;
             file.set_len((pages.len() * PAGE) as u64)?;
             memory.map_file(pages.clone(), file.as_fd(), true)?;
         }
@@ -176,19 +175,6 @@ fn prepare(
         }
     }
     Ok(())
-}
-
-/// A file that goes away with its last user.
-fn unnamed_file(folder: &std::path::Path) -> Result<File> {
-    let path = folder.join(format!("svm-checksum-{}", std::process::id()));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use super::{bytes, checksum, expected, fill, verify_word};
 use crate::gpu::{Command, Report};
 use crate::pagemap::{self, Place};
-use crate::reference;
 use crate::scenarios::setup::{Filled, Setup};
 use crate::sys::memory::{Access, Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
+use crate::{reference, unnamed_file};
 
 /// The job ended at a page: it could not access that, and has done all before.
 pub(super) fn ended_at(report: &Report, memory: &Memory, page: usize, done: u64) -> Result<()> {
@@ -196,14 +196,7 @@ fn used_in_place(setup: &Setup, memory: Memory) -> Result<Memory> {
 }
 
 fn unnamed_file(len: usize) -> Result<File> {
-    let path = std::env::temp_dir().join(format!("hmmgpu-scenario-{}", std::process::id()));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    std::fs::remove_file(&path)?;
+    let file = unnamed_file::create(&std::env::temp_dir())?;
     file.set_len(len as u64)?;
     Ok(file)
 }
