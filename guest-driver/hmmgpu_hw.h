@@ -11,10 +11,11 @@
 #include <linux/types.h>
 
 /* Version and limits */
-#define HMMGPU_CONTRACT_VERSION		0x10001
+#define HMMGPU_CONTRACT_VERSION		0x10002
 #define HMMGPU_MAX_ORDER		0x12
 #define HMMGPU_MAX_TRANSFER_BYTES	0x40000000
 #define HMMGPU_VRAM_BLOCK_BYTES		0x200000
+#define HMMGPU_PHASE_UNIT_NS		0x40
 
 /* PCI function */
 #define HMMGPU_PCI_VENDOR_ID		0x1234
@@ -135,6 +136,17 @@
 #define HMMGPU_NOTE_FREE		2
 #define HMMGPU_NOTE_SPLIT		3
 #define HMMGPU_NOTE_MARK		4
+#define HMMGPU_NOTE_PROCESS		5
+#define HMMGPU_NOTE_PHASES		6
+#define HMMGPU_NOTE_FALLBACK		7
+
+/* Why large folios did not move whole */
+#define HMMGPU_FALLBACK_NO_VRAM		0
+#define HMMGPU_FALLBACK_NO_MEMORY	1
+#define HMMGPU_FALLBACK_SHARED		2
+#define HMMGPU_FALLBACK_SPLIT_FAILED	3
+#define HMMGPU_FALLBACK_PARTIAL		4
+#define HMMGPU_FALLBACK_INJECTED	5
 
 /* Status of descriptors */
 #define HMMGPU_STATUS_OK		0

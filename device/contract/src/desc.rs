@@ -5,16 +5,25 @@
 //! | COPY | `count` folios of `order`, contiguous on both sides | address | address | 0 |
 //! | FILL | `count` folios of `order` | address | 0 | pattern of 8 bytes |
 //! | FENCE | 0, 0 | DMA address of a fence record | 0 | sequence number |
-//! | SPAN begin | 0, pages asked for | 0 | 0 | span id |
+//! | SPAN begin | 0, pages asked for | process id, or 0 | 0 | span id |
 //! | SPAN end | largest order moved, pages moved | 0 | 0 | span id |
-//! | NOTE alloc, free | `count` folios of `order` | VRAM offset | 0 | 0 |
+//! | NOTE alloc | `count` folios of `order` | VRAM offset | 0 | process id, or 0 |
+//! | NOTE free | `count` folios of `order` | VRAM offset | 0 | 0 |
 //! | NOTE split | `count` folios of `order` | VRAM offset | 0 | new order |
 //! | NOTE mark | 0, 0 | 0 | 0 | cookie |
+//! | NOTE process | 0, process id | name, bytes 0 to 7 | name, bytes 8 to 15 | 0 |
+//! | NOTE phases | 0, finish | collect, alloc << 32 | copy, commit << 32 | span id |
+//! | NOTE fallback | order that was wanted, folios | 0 | 0 | FALLBACK value |
 //!
 //! Addresses of COPY and FILL are DMA addresses, or byte offsets into VRAM where the flag says
 //! so, and multiples of 4 KiB. A span id is the driver's choice, unique among the open spans of
-//! the device. Bits and fields that the table does not name are zero. A descriptor that breaks
-//! a rule is not carried out; its status goes into the next fence record and the ring goes on.
+//! the device. A process id is the driver's name for a process, 1 to 2^32 - 1; NOTE process says
+//! what it is called, padded with zeros, before anything else names it. NOTE phases says, before
+//! its span ends, how long the driver was in each phase of it: by the driver's clock, in units of
+//! [`PHASE_UNIT_NS`], each 32 bits wide and all-ones where it does not fit. Bits and fields that
+//! the table does not name are zero. A descriptor that breaks a rule is not carried out; its
+//! status goes into the next fence record and the ring goes on. A driver that finds contract 1.1
+//! or older leaves out process ids and the notes below mark.
 
 wire_struct! {
     /// A descriptor.
@@ -63,13 +72,13 @@ constants! {
         FLAG_INTERRUPT = 1 << 0,
         /// SPAN: the span ends; without it, it begins.
         FLAG_SPAN_END = 1 << 0,
-        /// SPAN: shift of the direction, two bits, a DIR value.
+        /// SPAN, NOTE fallback: shift of the direction, two bits, a DIR value.
         FLAG_DIRECTION_SHIFT = 4,
-        /// SPAN: mask of the direction.
+        /// SPAN, NOTE fallback: mask of the direction.
         FLAG_DIRECTION_MASK = 0x3 << 4,
-        /// COPY, FILL, SPAN: shift of the trigger, three bits, a TRIGGER value.
+        /// COPY, FILL, SPAN, NOTE fallback: shift of the trigger, three bits, a TRIGGER value.
         FLAG_TRIGGER_SHIFT = 8,
-        /// COPY, FILL, SPAN: mask of the trigger.
+        /// COPY, FILL, SPAN, NOTE fallback: mask of the trigger.
         FLAG_TRIGGER_MASK = 0x7 << 8,
         /// NOTE: mask of the kind, a NOTE value.
         FLAG_NOTE_MASK = 0xf,
@@ -115,8 +124,35 @@ constants! {
         NOTE_SPLIT = 3,
         /// Telemetry closes its window and, unless the cookie is zero, opens one of that name.
         NOTE_MARK = 4,
+        /// What a process is called.
+        NOTE_PROCESS = 5,
+        /// How long a span's phases took.
+        NOTE_PHASES = 6,
+        /// Large folios that moved otherwise, or not at all.
+        NOTE_FALLBACK = 7,
     }
 }
+
+constants! {
+    /// Why large folios did not move whole, for the emitters.
+    FALLBACKS: u16 {
+        /// There was no room for a large folio in VRAM: its pages were moved one by one, or it stayed.
+        FALLBACK_NO_VRAM = 0,
+        /// There was no large folio of system memory for it: its pages were moved one by one.
+        FALLBACK_NO_MEMORY = 1,
+        /// Several address spaces map it: it was split, and its pages were moved one by one.
+        FALLBACK_SHARED = 2,
+        /// It could not be split, because someone has a reference to it: it stayed.
+        FALLBACK_SPLIT_FAILED = 3,
+        /// Only a part of it was asked for, or its memory does not allow more: its pages were moved one by one.
+        FALLBACK_PARTIAL = 4,
+        /// A test asked for it.
+        FALLBACK_INJECTED = 5,
+    }
+}
+
+/// Unit of the times in NOTE phases, in nanoseconds: 32 bits of it are 4.5 minutes.
+pub const PHASE_UNIT_NS: u32 = 64;
 
 open_enum! {
     /// How a descriptor ended.

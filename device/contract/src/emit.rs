@@ -48,6 +48,11 @@ const GENERAL: &[ConstantDef] = &[
         value: crate::VRAM_BLOCK_BYTES,
         doc: " VRAM is a whole number of blocks of this size.",
     },
+    ConstantDef {
+        name: "PHASE_UNIT_NS",
+        value: desc::PHASE_UNIT_NS as u64,
+        doc: " Unit of the times in NOTE phases, in nanoseconds.",
+    },
 ];
 
 const GROUPS: &[Group] = &[
@@ -116,6 +121,12 @@ const GROUPS: &[Group] = &[
         prefix: "",
         hex: false,
         constants: desc::NOTES,
+    },
+    Group {
+        title: "Why large folios did not move whole",
+        prefix: "",
+        hex: false,
+        constants: desc::FALLBACKS,
     },
     Group {
         title: "Status of descriptors",
