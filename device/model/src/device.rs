@@ -139,7 +139,7 @@ impl Device {
             .map_err(host("a thread for memory"))?;
         let shared = Arc::new(Shared {
             vram,
-            telemetry: Telemetry::new(vram_bytes),
+            telemetry: Telemetry::new(vram_bytes, now_ns()),
             background,
             engines: (0..copy_queues).map(|_| Control::default()).collect(),
             invalidation: Control::default(),

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
-use hmmgpu_telemetry::Record;
+use hmmgpu_contract::regs::INVALIDATION_QUEUE;
+use hmmgpu_telemetry::snapshot::QueueKind;
+use hmmgpu_telemetry::{Record, Source};
 
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence};
@@ -414,13 +416,29 @@ impl<'a> Run<'a> {
         self.records.push(record);
     }
 
+    fn source(&self) -> Source {
+        match self.queue {
+            INVALIDATION_QUEUE => Source {
+                kind: QueueKind::Invalidation,
+                index: 0,
+            },
+            index => Source {
+                kind: QueueKind::Copy,
+                index,
+            },
+        }
+    }
+
     /// Hands over what telemetry has not seen yet.
     fn flush(&mut self) {
         if self.descriptors > 0 || !self.records.is_empty() {
             let generation = self.setup.generation;
-            self.shared
-                .telemetry
-                .record(generation, self.descriptors, &self.records);
+            self.shared.telemetry.record(
+                self.source(),
+                generation,
+                self.descriptors,
+                &self.records,
+            );
             self.descriptors = 0;
             self.records.clear();
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hmmgpu_contract::PAGE_SHIFT;
 
 use crate::histogram::Times;
-use crate::snapshot::{Direction, Spans, Transfers, Trigger};
+use crate::snapshot::{Direction, Latency, Phases, Spans, Transfers, Trigger};
 
 /// What sums are kept by. At most 19 orders by 4 directions by 4 triggers exist, which bounds
 /// the maps below.
@@ -79,6 +79,7 @@ impl TransferTable {
                 engine_ns: sums.engine_ns,
                 errors: sums.errors,
                 latency: sums.times.latency(),
+                queue_wait: Latency::default(),
             })
             .collect()
     }
@@ -126,6 +127,7 @@ impl SpanTable {
                 pages_moved: sums.pages_moved,
                 busy_ns: sums.busy_ns,
                 latency: sums.times.latency(),
+                phases: Phases::default(),
             })
             .collect()
     }

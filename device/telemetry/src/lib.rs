@@ -8,8 +8,10 @@
 mod aggregate;
 mod classes;
 mod compute;
+pub mod control;
 mod counters;
 mod histogram;
+mod observer;
 pub mod snapshot;
 mod spans;
 mod vram_map;
@@ -17,5 +19,11 @@ mod windows;
 
 pub use aggregate::{NoteKind, Record, ResetKind, Telemetry, TransferKind};
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
+pub use observer::{Observer, Source};
 pub use spans::MAX_OPEN_SPANS;
+
+/// Most processes that a snapshot tells of. Stops a driver that names them without end from
+/// filling the host's memory.
+pub const MAX_PROCESSES: usize = 1024;
+
 pub use windows::{MAX_WINDOW_ROWS, MAX_WINDOWS};

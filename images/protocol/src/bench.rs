@@ -67,8 +67,24 @@ pub enum BenchEvent {
         /// Why.
         reason: String,
     },
+    /// What the driver has counted since it was loaded; nothing was under way meanwhile.
+    Counters {
+        /// Its counters, each name once for each order.
+        counters: Vec<Counter>,
+    },
     /// The end; without it the output is incomplete.
     Done,
+}
+
+/// A counter of the driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name, as in debugfs.
+    pub name: String,
+    /// Folio order, of those that are kept by order.
+    pub order: Option<u8>,
+    /// Its value.
+    pub value: u64,
 }
 
 /// One phase of the measurement.

@@ -39,7 +39,7 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
                     reason: reason.clone(),
                 });
             }
-            BenchEvent::Progress { .. } | BenchEvent::Done => {}
+            BenchEvent::Progress { .. } | BenchEvent::Counters { .. } | BenchEvent::Done => {}
         }
     }
     let mut windows: BTreeMap<u64, &Window> = BTreeMap::new();
@@ -367,6 +367,7 @@ mod tests {
                 buckets: buckets.to_vec(),
                 ..Latency::default()
             },
+            phases: snapshot::Phases::default(),
         }
     }
 
@@ -382,6 +383,7 @@ mod tests {
             engine_ns,
             errors: 0,
             latency: Latency::default(),
+            queue_wait: Latency::default(),
         }
     }
 
@@ -393,6 +395,7 @@ mod tests {
             transfers: vec![transfers(9, 1, 1, engine_ns)],
             spans: vec![spans(1024, busy_ns, &[(1000, 98), (5000, 2)])],
             splits: vec![(9, 1)],
+            fallbacks: vec![],
         }
     }
 
@@ -400,11 +403,17 @@ mod tests {
         Snapshot {
             schema: snapshot::SCHEMA.into(),
             time_ns: 0,
+            started_ns: 0,
             generation: 0,
             vram: snapshot::Vram::default(),
             transfers: vec![],
             spans: vec![],
+            fallbacks: vec![],
+            processes: vec![],
             events: snapshot::Events::default(),
+            queues: vec![],
+            link: snapshot::Link::default(),
+            trace: None,
             windows,
             windows_dropped: 0,
             mmu: snapshot::Mmu::default(),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hmmgpu_contract::compute::{Job as Descriptor, JobRecord};
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::regs::ERROR_CONTEXT0;
-use hmmgpu_telemetry::Record;
-use hmmgpu_telemetry::snapshot::Outcome;
+use hmmgpu_telemetry::snapshot::{Outcome, QueueKind};
+use hmmgpu_telemetry::{Record, Source};
 
 use super::job::{self, Envelope};
 use super::kernels::Scratch;
@@ -274,6 +274,13 @@ impl Run {
         Ok(())
     }
 
+    fn source(&self) -> Source {
+        Source {
+            kind: QueueKind::Compute,
+            index: self.number,
+        }
+    }
+
     /// The run cannot go on.
     fn fail(&self, turn: &Turn<'_>, fault: Fault) {
         let queue = ERROR_CONTEXT0 + self.number;
@@ -282,7 +289,8 @@ impl Run {
         let status = fault.status;
         let error = [Record::Error { status }];
         let generation = self.setup.generation;
-        turn.shared.telemetry.record(generation, 0, &error);
+        let telemetry = &turn.shared.telemetry;
+        telemetry.record(self.source(), generation, 0, &error);
         // Nothing more can be told when it has ended meanwhile.
         let _ = self.report(turn, fault, true);
     }
@@ -318,7 +326,8 @@ impl Run {
         }
         if !self.records.is_empty() {
             let generation = self.setup.generation;
-            shared.telemetry.record(generation, 0, &self.records);
+            let telemetry = &shared.telemetry;
+            telemetry.record(self.source(), generation, 0, &self.records);
             self.records.clear();
         }
     }

@@ -11,7 +11,8 @@ use std::sync::Mutex;
 
 use hmmgpu_contract::mmu::FaultRecord;
 use hmmgpu_contract::regs::FAULT_QUEUE;
-use hmmgpu_telemetry::Record;
+use hmmgpu_telemetry::snapshot::QueueKind;
+use hmmgpu_telemetry::{Record, Source};
 
 use super::MmuFault;
 use crate::clock::now_ns;
@@ -183,7 +184,11 @@ fn fail(shared: &Shared, setup: &QueueSetup, index: u32, fault: Fault) {
     let Fault { status, address } = fault;
     shared.log_queue_stop(FAULT_QUEUE, index, status);
     let error = [Record::Error { status }];
-    shared.telemetry.record(setup.generation, 0, &error);
+    let source = Source {
+        kind: QueueKind::Fault,
+        index: 0,
+    };
+    shared.telemetry.record(source, setup.generation, 0, &error);
     let mut registers = shared.registers();
     registers.queue_failed(FAULT_QUEUE, setup.run);
     let causes = registers.record_error(ErrorRecord {

@@ -242,7 +242,12 @@ fn vram_by_order_follows_the_notes() {
     ];
     assert_clean(&driver.run(&descs).unwrap());
     let vram = driver.function().snapshot().vram;
-    assert_eq!(vram.folios, [(0, 22), (9, 2)]);
+    let folios: Vec<_> = vram
+        .folios
+        .iter()
+        .map(|row| (row.order, row.folios))
+        .collect();
+    assert_eq!(folios, [(0, 22), (9, 2)]);
     assert_eq!(vram.used_bytes, 4 * MIB + 22 * PAGE);
     assert_eq!(vram.peak_bytes, 8 * MIB + 10 * PAGE);
     assert_eq!(vram.inconsistent_notes, 1);

@@ -1,0 +1,122 @@
+//! What is said on a device server's control socket.
+//!
+//! A unix stream socket; each message is one JSON object on one line. The server greets with
+//! [`Hello`]. The client sends [`Request`]s, each of which gets one [`Reply`] with its `id`, in
+//! order; a subscription's replies follow until the client asks for another or closes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::Snapshot;
+
+/// Version of this protocol. Servers and clients of another major version do not talk.
+pub const PROTOCOL: &str = "hmmgpu.control/1";
+/// Longest line that a server reads, in bytes. A client that sends more is dropped.
+pub const MAX_REQUEST_BYTES: usize = 4096;
+/// Longest line that a client has to read, in bytes: far beyond a snapshot of full bounds.
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
+/// Shortest and longest interval of a subscription, in milliseconds.
+pub const INTERVAL_MS: std::ops::RangeInclusive<u64> = 50..=3_600_000;
+
+/// The first line, from the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: String,
+    /// Revision of the server.
+    pub revision: String,
+    /// Its process.
+    pub pid: u32,
+    /// What it is for, for a person: the command and its number of the GPU, such as `bench` or
+    /// `run, GPU 1`; empty if it was not told.
+    pub label: String,
+    /// Where its vfio-user socket is.
+    pub socket: String,
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The client's name for it; in the reply.
+    #[serde(default)]
+    pub id: u64,
+    /// What it wants.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What there is to want.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// One snapshot. Windows are left out unless asked for.
+    Snapshot {
+        /// With windows.
+        #[serde(default)]
+        windows: bool,
+    },
+    /// A snapshot without windows now, and one after every interval. A client that does not keep
+    /// up misses some; none is queued.
+    Subscribe {
+        /// Interval in milliseconds, one of [`INTERVAL_MS`].
+        interval_ms: u64,
+    },
+    /// Ends the subscription.
+    Unsubscribe,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// As in the request; of a line that is no request: 0.
+    pub id: u64,
+    /// The answer.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// What there is to answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// A snapshot.
+    Snapshot(Box<Snapshot>),
+    /// It is done.
+    Done {},
+    /// It was not a request that can be answered; the reason, for a person.
+    Error(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_easy_to_write_by_hand() {
+        let parse = |text: &str| serde_json::from_str::<Request>(text).unwrap();
+        assert_eq!(
+            parse(r#"{"command":"snapshot"}"#),
+            Request {
+                id: 0,
+                command: Command::Snapshot { windows: false }
+            }
+        );
+        assert_eq!(
+            parse(r#"{"id":3,"command":"subscribe","interval_ms":500}"#),
+            Request {
+                id: 3,
+                command: Command::Subscribe { interval_ms: 500 }
+            }
+        );
+    }
+
+    #[test]
+    fn replies_say_what_they_are() {
+        let error = Reply {
+            id: 7,
+            answer: Answer::Error("no".into()),
+        };
+        let text = serde_json::to_string(&error).unwrap();
+        assert_eq!(text, r#"{"id":7,"error":"no"}"#);
+        assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), error);
+    }
+}

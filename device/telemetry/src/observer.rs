@@ -1,0 +1,25 @@
+//! Whoever wants each record, not only the sums.
+
+use std::fmt::Debug;
+
+use crate::aggregate::Record;
+use crate::snapshot::{QueueKind, Trace};
+
+/// Where records come from: a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// What it is for.
+    pub kind: QueueKind,
+    /// Its number among those of the kind.
+    pub index: u32,
+}
+
+/// Sees what engines did, in batches, as it is counted. Called on the engines' threads: it must
+/// not wait.
+pub trait Observer: Debug + Send + Sync {
+    /// The engine of `source` did this in `generation`, in order.
+    fn records(&self, source: Source, generation: u32, records: &[Record]);
+
+    /// What came of it.
+    fn written(&self) -> Trace;
+}

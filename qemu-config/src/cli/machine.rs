@@ -1,0 +1,51 @@
+//! The machine: arguments that every command with a guest has.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::{cpus, duration, gpus, kernel_arg, memory, vram};
+use crate::accel::Choice;
+use crate::size::Size;
+
+/// What the machine is made of.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Machine profile: a built-in name (default, bench, two-gpus) or the path of a TOML file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Accelerator. auto tries KVM and falls back to TCG when no guest reaches user space.
+    #[arg(long, value_enum)]
+    pub accel: Option<Choice>,
+    /// Guest memory.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<Size>,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub cpus: Option<u32>,
+    /// VRAM of each device.
+    #[arg(long, value_name = "SIZE", value_parser = vram)]
+    pub vram: Option<Size>,
+    /// hmmgpu devices.
+    #[arg(long, value_name = "N", value_parser = gpus)]
+    pub gpus: Option<u32>,
+    /// Add to the guest kernel's command line; replaces an earlier value of the same key.
+    #[arg(long = "kernel-arg", value_name = "KEY[=VALUE]", value_parser = kernel_arg)]
+    pub kernel_args: Vec<String>,
+    /// Parameters of the driver module, for example "fault_around_pages=16".
+    #[arg(
+        long,
+        value_name = "PARAMETERS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub driver_params: String,
+    /// Give up after this time, for example 90, 90s, 10m or 1h.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Write the guest kernel's console into this file.
+    #[arg(long, value_name = "FILE")]
+    pub console_log: Option<PathBuf>,
+}
