@@ -9,10 +9,12 @@ const LONGEST_NS: u64 = 3_600_000_000_000;
 /// Upper bound of the first bucket of the snapshot.
 const FIRST_BUCKET_NS: u64 = 256;
 
-/// Times in nanoseconds. Percentiles are right to 1 %, the smallest and largest time exactly.
+/// Times in nanoseconds. Percentiles are right to 1 %; the sum, the smallest and the largest time
+/// exactly.
 #[derive(Clone, Debug)]
 pub(crate) struct Times {
     histogram: Histogram<u64>,
+    sum: u64,
     min: u64,
     max: u64,
 }
@@ -26,6 +28,7 @@ impl Times {
             .unwrap_or_else(|_| unreachable!("2 significant digits are valid"));
         Self {
             histogram,
+            sum: 0,
             min: u64::MAX,
             max: 0,
         }
@@ -33,6 +36,7 @@ impl Times {
 
     pub(crate) fn record(&mut self, ns: u64) {
         self.histogram.saturating_record(ns);
+        self.sum = self.sum.saturating_add(ns);
         self.min = self.min.min(ns);
         self.max = self.max.max(ns);
     }
@@ -49,6 +53,7 @@ impl Times {
         };
         Latency {
             count,
+            sum_ns: self.sum,
             min_ns: self.min,
             max_ns: self.max,
             p50_ns: at(50.0),

@@ -320,6 +320,8 @@ pub struct Phases {
 pub struct Latency {
     /// Samples.
     pub count: u64,
+    /// Their sum, in nanoseconds.
+    pub sum_ns: u64,
     /// Smallest, in nanoseconds.
     pub min_ns: u64,
     /// Largest, in nanoseconds.
