@@ -1,16 +1,18 @@
 //! Descriptors become commands: raw bytes from the guest stop here.
 
 use hmmgpu_contract::desc::{
-    DIR_DEV_TO_DEV, DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, Desc, FLAG_DIRECTION_MASK,
-    FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_NOTE_MASK, FLAG_SPAN_END,
-    FLAG_SRC_VRAM, FLAG_TRIGGER_MASK, FLAG_TRIGGER_SHIFT, NOTE_ALLOC, NOTE_FREE, NOTE_MARK,
-    NOTE_SPLIT, OP_COPY, OP_FENCE, OP_FILL, OP_NOTE, OP_SPAN, Status, TRIGGER_CPU_FAULT,
-    TRIGGER_EVICT, TRIGGER_GPU_FAULT, TRIGGER_PREFETCH,
+    DIR_DEV_TO_DEV, DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, Desc, FALLBACK_INJECTED, FALLBACK_NO_MEMORY,
+    FALLBACK_NO_VRAM, FALLBACK_PARTIAL, FALLBACK_SHARED, FALLBACK_SPLIT_FAILED,
+    FLAG_DIRECTION_MASK, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_NOTE_MASK,
+    FLAG_SPAN_END, FLAG_SRC_VRAM, FLAG_TRIGGER_MASK, FLAG_TRIGGER_SHIFT, NOTE_ALLOC, NOTE_FALLBACK,
+    NOTE_FREE, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, NOTE_SPLIT, OP_COPY, OP_FENCE, OP_FILL,
+    OP_NOTE, OP_SPAN, PHASE_UNIT_NS, Status, TRIGGER_CPU_FAULT, TRIGGER_EVICT, TRIGGER_GPU_FAULT,
+    TRIGGER_PREFETCH,
 };
 use hmmgpu_contract::queue::FENCE_ALIGN;
 use hmmgpu_contract::{MAX_ORDER, MAX_TRANSFER_BYTES, PAGE_SHIFT, PAGE_SIZE};
-use hmmgpu_telemetry::NoteKind;
 use hmmgpu_telemetry::snapshot::{Direction, Trigger};
+use hmmgpu_telemetry::{FallbackReason, NoteKind, PhaseTimes, ProcessName};
 
 /// Why a descriptor failed, and the address that it was about (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,9 @@ pub(crate) enum Other {
     Fence(Fence),
     SpanBegin {
         id: u64,
+        process: u32,
+        direction: Direction,
+        trigger: Trigger,
         pages: u32,
     },
     SpanEnd {
@@ -132,6 +137,21 @@ pub(crate) enum Other {
     },
     Mark {
         cookie: u64,
+    },
+    Process {
+        pid: u32,
+        name: ProcessName,
+    },
+    Phases {
+        id: u64,
+        times: PhaseTimes,
+    },
+    Fallback {
+        order: u8,
+        direction: Direction,
+        trigger: Trigger,
+        reason: FallbackReason,
+        folios: u32,
     },
 }
 
@@ -232,47 +252,68 @@ pub(crate) fn fence(desc: &Desc) -> Result<Fence, Fault> {
     })
 }
 
+/// A process id, or 0 for none.
+fn process(id: u64) -> Result<u32, Fault> {
+    u32::try_from(id).map_err(|_| Status::STATUS_BAD_FIELD.into())
+}
+
 fn span(desc: &Desc) -> Result<Other, Fault> {
     let flags = FLAG_SPAN_END | FLAG_DIRECTION_MASK | FLAG_TRIGGER_MASK;
-    let reserved = desc.flags & !flags == 0 && desc.dst == 0 && desc.src == 0;
+    let reserved = desc.flags & !flags == 0 && desc.src == 0;
     require(reserved, Status::STATUS_BAD_FIELD)?;
-    let trigger = trigger(desc.flags)?;
+    let (direction, trigger) = (direction(desc.flags), trigger(desc.flags)?);
     if desc.flags & FLAG_SPAN_END == 0 {
         require(desc.order == 0, Status::STATUS_BAD_FIELD)?;
         return Ok(Other::SpanBegin {
             id: desc.arg,
+            process: process(desc.dst)?,
+            direction,
+            trigger,
             pages: desc.count,
         });
     }
+    require(desc.dst == 0, Status::STATUS_BAD_FIELD)?;
     require(desc.order <= MAX_ORDER, Status::STATUS_BAD_ORDER)?;
     Ok(Other::SpanEnd {
         id: desc.arg,
         order: desc.order,
-        direction: direction(desc.flags),
+        direction,
         trigger,
         pages: desc.count,
     })
 }
 
 fn note(desc: &Desc) -> Result<Other, Fault> {
-    require(
-        desc.flags & !FLAG_NOTE_MASK == 0 && desc.src == 0,
-        Status::STATUS_BAD_FIELD,
-    )?;
     let note = desc.flags & FLAG_NOTE_MASK;
-    if note == NOTE_MARK {
-        let reserved = desc.order == 0 && desc.count == 0 && desc.dst == 0;
-        require(reserved, Status::STATUS_BAD_FIELD)?;
-        return Ok(Other::Mark { cookie: desc.arg });
+    let flags = match note {
+        NOTE_FALLBACK => FLAG_NOTE_MASK | FLAG_DIRECTION_MASK | FLAG_TRIGGER_MASK,
+        _ => FLAG_NOTE_MASK,
+    };
+    require(desc.flags & !flags == 0, Status::STATUS_BAD_FIELD)?;
+    match note {
+        NOTE_ALLOC | NOTE_FREE | NOTE_SPLIT => vram_note(desc, note),
+        NOTE_MARK => mark(desc),
+        NOTE_PROCESS => process_name(desc),
+        NOTE_PHASES => phases(desc),
+        NOTE_FALLBACK => fallback(desc),
+        _ => Err(Status::STATUS_BAD_FIELD.into()),
     }
-    let kind = match (note, desc.arg) {
-        (NOTE_ALLOC, 0) => NoteKind::Alloc,
-        (NOTE_FREE, 0) => NoteKind::Free,
-        (NOTE_SPLIT, new_order) => match u8::try_from(new_order) {
+}
+
+fn vram_note(desc: &Desc, note: u16) -> Result<Other, Fault> {
+    require(desc.src == 0, Status::STATUS_BAD_FIELD)?;
+    let kind = match note {
+        NOTE_ALLOC => NoteKind::Alloc {
+            process: process(desc.arg)?,
+        },
+        NOTE_FREE => {
+            require(desc.arg == 0, Status::STATUS_BAD_FIELD)?;
+            NoteKind::Free
+        }
+        _ => match u8::try_from(desc.arg) {
             Ok(new_order) if new_order < desc.order => NoteKind::Split(new_order),
             _ => return Err(Status::STATUS_BAD_FIELD.into()),
         },
-        _ => return Err(Status::STATUS_BAD_FIELD.into()),
     };
     let bytes = folio_bytes(desc.order, desc.count)?;
     aligned(desc.dst, PAGE_SIZE)?;
@@ -282,6 +323,70 @@ fn note(desc: &Desc) -> Result<Other, Fault> {
         order: desc.order,
         count: desc.count,
         bytes,
+    })
+}
+
+fn mark(desc: &Desc) -> Result<Other, Fault> {
+    let reserved = desc.order == 0 && desc.count == 0 && desc.dst == 0 && desc.src == 0;
+    require(reserved, Status::STATUS_BAD_FIELD)?;
+    Ok(Other::Mark { cookie: desc.arg })
+}
+
+fn process_name(desc: &Desc) -> Result<Other, Fault> {
+    let reserved = desc.order == 0 && desc.arg == 0;
+    require(reserved && desc.count > 0, Status::STATUS_BAD_FIELD)?;
+    let mut name = [0; 16];
+    name[..8].copy_from_slice(&desc.dst.to_le_bytes());
+    name[8..].copy_from_slice(&desc.src.to_le_bytes());
+    let mut padding = name.iter().skip_while(|byte| **byte != 0);
+    let padded = padding.all(|byte| *byte == 0);
+    require(padded, Status::STATUS_BAD_FIELD)?;
+    Ok(Other::Process {
+        pid: desc.count,
+        name: ProcessName(name),
+    })
+}
+
+fn phases(desc: &Desc) -> Result<Other, Fault> {
+    require(desc.order == 0, Status::STATUS_BAD_FIELD)?;
+    let ns = |units: u64| units * u64::from(PHASE_UNIT_NS);
+    let (low, high) = (
+        |word: u64| word & u64::from(u32::MAX),
+        |word: u64| word >> 32,
+    );
+    Ok(Other::Phases {
+        id: desc.arg,
+        times: PhaseTimes {
+            collect_ns: ns(low(desc.dst)),
+            alloc_ns: ns(high(desc.dst)),
+            copy_ns: ns(low(desc.src)),
+            commit_ns: ns(high(desc.src)),
+            finish_ns: ns(u64::from(desc.count)),
+        },
+    })
+}
+
+fn fallback(desc: &Desc) -> Result<Other, Fault> {
+    let reserved = desc.dst == 0 && desc.src == 0;
+    require(reserved, Status::STATUS_BAD_FIELD)?;
+    let reason = match u16::try_from(desc.arg) {
+        Ok(FALLBACK_NO_VRAM) => FallbackReason::NoVram,
+        Ok(FALLBACK_NO_MEMORY) => FallbackReason::NoMemory,
+        Ok(FALLBACK_SHARED) => FallbackReason::Shared,
+        Ok(FALLBACK_SPLIT_FAILED) => FallbackReason::SplitFailed,
+        Ok(FALLBACK_PARTIAL) => FallbackReason::Partial,
+        Ok(FALLBACK_INJECTED) => FallbackReason::Injected,
+        _ => return Err(Status::STATUS_BAD_FIELD.into()),
+    };
+    let trigger = trigger(desc.flags)?;
+    require(desc.order <= MAX_ORDER, Status::STATUS_BAD_ORDER)?;
+    require(desc.count > 0, Status::STATUS_BAD_COUNT)?;
+    Ok(Other::Fallback {
+        order: desc.order,
+        direction: direction(desc.flags),
+        trigger,
+        reason,
+        folios: desc.count,
     })
 }
 

@@ -205,6 +205,11 @@ impl ConfigSpace {
         self.get16(COMMAND) & COMMAND_BUS_MASTER != 0 && self.power_state() == 0
     }
 
+    /// Whether MSI-X is enabled.
+    pub(crate) fn msix_enabled(&self) -> bool {
+        self.get16(CAP_MSIX + 2) & MSIX_ENABLE != 0
+    }
+
     /// Function-level reset.
     pub(crate) fn reset(&mut self) {
         *self = Self::new();

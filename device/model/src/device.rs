@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS_SIZE};
 use hmmgpu_contract::regs::{INVALIDATION_QUEUE, MAX_CONTEXTS, MAX_COPY_QUEUES};
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
-use hmmgpu_telemetry::Telemetry;
 use hmmgpu_telemetry::snapshot::Snapshot;
+use hmmgpu_telemetry::{Known, Observer, Telemetry};
 
 use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
@@ -26,6 +26,7 @@ use crate::queue::{self, Control, Engine};
 use crate::registers::Registers;
 use crate::reset::ResetCause;
 use crate::shared::{Shared, lock};
+use crate::status::Client;
 use crate::vram::Vram;
 
 /// What a device is made of.
@@ -153,6 +154,7 @@ impl Device {
             msix: Mutex::new(MsixTable::new()),
             registers,
             may_master: AtomicBool::new(false),
+            client: Client::default(),
             resetting: Mutex::new(()),
             queue_stops: Occasional::default(),
             resets: Occasional::default(),
@@ -338,10 +340,39 @@ impl Device {
         self.shared.reset(cause);
     }
 
+    /// Lets `observer` see all that engines do, from now on. There is one at most.
+    ///
+    /// # Errors
+    /// The observer, if there is one already.
+    pub fn observe(&self, observer: Arc<dyn Observer>) -> Result<(), Arc<dyn Observer>> {
+        self.shared.telemetry.observe(observer)
+    }
+
+    /// A client of the transport is there, or has gone.
+    pub fn client_connected(&self, connected: bool) {
+        self.shared.client.connected(connected);
+    }
+
     /// All that was counted.
     pub fn snapshot(&self) -> Snapshot {
-        let maps = self.shared.dma.view().len();
-        self.shared.telemetry.snapshot(now_ns(), maps as u64)
+        self.shared.telemetry.snapshot(self.known(), true)
+    }
+
+    /// As [`Self::snapshot`] without the windows, of which there may be many.
+    pub fn snapshot_without_windows(&self) -> Snapshot {
+        self.shared.telemetry.snapshot(self.known(), false)
+    }
+
+    /// What telemetry is told of the device as it is.
+    fn known(&self) -> Known {
+        let link = self.shared.link();
+        let view = self.shared.dma.view();
+        Known {
+            time_ns: now_ns(),
+            dma_maps: view.len() as u64,
+            queues: self.shared.queues(&view),
+            link,
+        }
     }
 }
 

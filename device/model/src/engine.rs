@@ -43,6 +43,7 @@ impl CopyEngine {
     }
 
     fn transfer(&mut self, run: &mut Run<'_>, transfer: &Transfer) -> Result<(), Stop> {
+        let waited_ns = run.waited_in_ring();
         let result = self.copy(run, transfer);
         let engine_ns = run.lap();
         let status = match &result {
@@ -60,6 +61,8 @@ impl CopyEngine {
             trigger: transfer.trigger,
             folios: transfer.count,
             engine_ns,
+            waited_ns,
+            end_ns: run.clock(),
             status,
         });
         match result {
@@ -130,7 +133,20 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
     let time_ns = now_ns();
     match command {
         Other::Fence(fence) => return run.fence(fence),
-        Other::SpanBegin { id, pages } => run.record(Record::SpanBegin { id, pages, time_ns }),
+        Other::SpanBegin {
+            id,
+            process,
+            direction,
+            trigger,
+            pages,
+        } => run.record(Record::SpanBegin {
+            id,
+            process,
+            direction,
+            trigger,
+            pages,
+            time_ns,
+        }),
         Other::SpanEnd {
             id,
             order,
@@ -153,7 +169,7 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
             bytes,
         } => {
             run.shared.vram.check(address, bytes)?;
-            if kind == NoteKind::Alloc {
+            if matches!(kind, NoteKind::Alloc { .. }) {
                 run.shared.background.vram_used(address, bytes);
             }
             run.record(Record::Note {
@@ -164,6 +180,21 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
             });
         }
         Other::Mark { cookie } => run.record(Record::Mark { cookie, time_ns }),
+        Other::Process { pid, name } => run.record(Record::Process { pid, name }),
+        Other::Phases { id, times } => run.record(Record::Phases { id, times }),
+        Other::Fallback {
+            order,
+            direction,
+            trigger,
+            reason,
+            folios,
+        } => run.record(Record::Fallback {
+            order,
+            direction,
+            trigger,
+            reason,
+            folios,
+        }),
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ mod registers;
 mod reset;
 mod ring;
 mod shared;
+mod status;
 mod sync;
 mod vram;
 

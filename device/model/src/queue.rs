@@ -9,16 +9,15 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
-use hmmgpu_contract::regs::INVALIDATION_QUEUE;
-use hmmgpu_telemetry::snapshot::QueueKind;
-use hmmgpu_telemetry::{Record, Source};
+use hmmgpu_telemetry::Record;
+use hmmgpu_telemetry::snapshot::EngineState;
 
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence};
@@ -27,6 +26,7 @@ use crate::kick::ask_then_look;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
 use crate::shared::Shared;
+use crate::status::source;
 
 /// Descriptors after which the consumer index is published at the latest.
 const PUBLISH_EVERY: u32 = 64;
@@ -46,7 +46,22 @@ pub(crate) struct Control {
     run: AtomicU64,
     setup: Mutex<Option<QueueSetup>>,
     thread: OnceLock<Thread>,
+    /// When the doorbell was last rung, on the host's clock; 0: not since somebody asked.
+    doorbell_ns: AtomicU64,
+    /// How whoever serves it is doing, for the snapshot: an [`EngineState`] as number.
+    engine_state: AtomicU8,
+    /// Time in which it was served since the device was made, in nanoseconds.
+    busy_ns: AtomicU64,
 }
+
+/// States of engines by their numbers; the first is that of a queue which nobody serves yet.
+const ENGINE_STATES: [EngineState; 5] = [
+    EngineState::Sleeping,
+    EngineState::Busy,
+    EngineState::Polling,
+    EngineState::Faulted,
+    EngineState::Stopped,
+];
 
 impl Control {
     /// Allows the run of `setup`, and no other.
@@ -60,6 +75,42 @@ impl Control {
     pub(crate) fn stop(&self) {
         self.run.store(0, Ordering::SeqCst);
         self.wake();
+    }
+
+    /// The driver has rung the doorbell.
+    pub(crate) fn ring(&self) {
+        self.doorbell_ns.store(now_ns(), Ordering::Relaxed);
+    }
+
+    /// When the doorbell was rung since the last call, if it was.
+    fn rung(&self) -> Option<u64> {
+        let rung = self.doorbell_ns.swap(0, Ordering::Relaxed);
+        (rung > 0).then_some(rung)
+    }
+
+    /// How whoever serves it is doing from now on.
+    pub(crate) fn set_engine_state(&self, state: EngineState) {
+        let number = match state {
+            EngineState::Sleeping => 0,
+            EngineState::Busy => 1,
+            EngineState::Polling => 2,
+            EngineState::Faulted => 3,
+            EngineState::Stopped => 4,
+        };
+        self.engine_state.store(number, Ordering::Relaxed);
+    }
+
+    pub(crate) fn engine_state(&self) -> EngineState {
+        ENGINE_STATES[usize::from(self.engine_state.load(Ordering::Relaxed))]
+    }
+
+    /// It was served for this long.
+    pub(crate) fn served(&self, ns: u64) {
+        self.busy_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn busy_ns(&self) -> u64 {
+        self.busy_ns.load(Ordering::Relaxed)
     }
 
     /// Makes a sleeping engine look around. A wake before it sleeps is not lost: the token stays.
@@ -178,8 +229,12 @@ pub(crate) struct Run<'a> {
     /// End of the last descriptor, which is the beginning of the next while the ring is not
     /// empty: one reading of the clock for each descriptor.
     clock: u64,
+    /// Since when the descriptors that are being done are known to be in the ring.
+    known: u64,
     /// How long permits were waited for since then, in nanoseconds.
     waited: Cell<u64>,
+    /// Time of all laps that nobody has been told of, in nanoseconds.
+    busy: u64,
 }
 
 impl<'a> Run<'a> {
@@ -196,7 +251,9 @@ impl<'a> Run<'a> {
             descriptors: 0,
             poll: POLL_MAX,
             clock: 0,
+            known: 0,
             waited: Cell::new(0),
+            busy: 0,
         }
     }
 
@@ -239,24 +296,44 @@ impl<'a> Run<'a> {
 
     /// The time in which the engine was busy since the last call.
     pub(crate) fn lap(&mut self) -> u64 {
-        let now = now_ns();
-        let busy = now
-            .saturating_sub(self.clock)
-            .saturating_sub(self.waited.take());
-        self.clock = now;
+        let before = self.clock;
+        self.begin_lap();
+        let busy = self.clock.saturating_sub(before);
+        let busy = busy.saturating_sub(self.waited.take());
+        self.busy += busy;
         busy
+    }
+
+    /// Whatever was since the last lap is none of its business.
+    fn begin_lap(&mut self) {
+        self.clock = now_ns();
+    }
+
+    /// When the last lap ended.
+    pub(crate) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// How long the descriptor that now begins was in the ring, as far as that is known.
+    pub(crate) fn waited_in_ring(&self) -> u64 {
+        self.clock.saturating_sub(self.known)
     }
 
     fn serve(&mut self, engine: &mut impl Engine) -> Result<Infallible, Stop> {
         self.store(Word::Consumer, 0)?;
         self.store(Word::NeedKick, 0)?;
+        let mut rung = None;
         loop {
             let pending = self.pending()?;
             if pending == 0 {
-                self.idle()?;
+                rung = self.idle()?;
                 continue;
             }
-            self.lap();
+            self.control.set_engine_state(EngineState::Busy);
+            self.begin_lap();
+            self.waited.set(0);
+            // A doorbell is heard by those who sleep; else the look at the ring is what told.
+            self.known = rung.take().unwrap_or(self.clock);
             for _ in 0..pending {
                 self.descriptor(engine)?;
                 if self.consumer.wrapping_sub(self.published) >= PUBLISH_EVERY {
@@ -286,26 +363,34 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Polls for a while, then sleeps until the doorbell. Returns when there may be work.
-    fn idle(&mut self) -> Result<(), Stop> {
+    /// Polls for a while, then sleeps until the doorbell. Returns when there may be work: since when,
+    /// if it was told so in its sleep.
+    fn idle(&mut self) -> Result<Option<u64>, Stop> {
+        self.control.set_engine_state(EngineState::Polling);
         let since = Instant::now();
         while since.elapsed() < self.poll {
             if self.pending()? > 0 {
                 // It was worth it.
                 self.poll = (self.poll * 2).min(POLL_MAX);
-                return Ok(());
+                return Ok(None);
             }
             for _ in 0..POLL_PAUSES {
                 std::hint::spin_loop();
             }
         }
         self.poll = (self.poll / 2).max(POLL_MIN);
+        // What was rung before has been heard by polling.
+        self.control.rung();
         let pending = ask_then_look(|| self.store(Word::NeedKick, 1), || self.pending())?;
+        let mut rung = None;
         if pending == 0 {
             self.shared.telemetry.counters.engine_sleep();
+            self.control.set_engine_state(EngineState::Sleeping);
             std::thread::park();
+            rung = self.control.rung();
         }
-        self.store(Word::NeedKick, 0)
+        self.store(Word::NeedKick, 0)?;
+        Ok(rung)
     }
 
     /// Fetches and carries out the descriptor at `consumer`.
@@ -324,7 +409,7 @@ impl<'a> Run<'a> {
         self.consumer = self.consumer.wrapping_add(1);
         if self.records.len() >= RECORDS {
             self.flush();
-            self.lap();
+            self.begin_lap();
         }
         Ok(())
     }
@@ -416,25 +501,13 @@ impl<'a> Run<'a> {
         self.records.push(record);
     }
 
-    fn source(&self) -> Source {
-        match self.queue {
-            INVALIDATION_QUEUE => Source {
-                kind: QueueKind::Invalidation,
-                index: 0,
-            },
-            index => Source {
-                kind: QueueKind::Copy,
-                index,
-            },
-        }
-    }
-
     /// Hands over what telemetry has not seen yet.
     fn flush(&mut self) {
+        self.control.served(std::mem::take(&mut self.busy));
         if self.descriptors > 0 || !self.records.is_empty() {
             let generation = self.setup.generation;
             self.shared.telemetry.record(
-                self.source(),
+                source(self.queue),
                 generation,
                 self.descriptors,
                 &self.records,

@@ -79,6 +79,17 @@ struct Queue {
     run: u64,
 }
 
+impl Queue {
+    /// Where it lies.
+    fn place(&self) -> Ring {
+        Ring {
+            header: self.header,
+            entries: self.ring,
+            log2: self.ring_log2,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct FirstError {
     record: Option<ErrorRecord>,
@@ -351,11 +362,7 @@ impl Registers {
             QueueSetup {
                 run,
                 generation,
-                ring: Ring {
-                    header: queue.header,
-                    entries: queue.ring,
-                    log2: queue.ring_log2,
-                },
+                ring: queue.place(),
                 root: queue.root,
             },
         )
@@ -412,6 +419,25 @@ impl Registers {
             causes & INT_COMPUTE != 0 && self.compute_vectors & (1 << vector) != 0
         });
         error.into_iter().chain(queues).chain(compute)
+    }
+
+    /// The queues and contexts that are enabled: number, ring, and whether they run well.
+    pub(crate) fn enabled(&self) -> impl Iterator<Item = (u32, Ring, bool)> + '_ {
+        let mmu_queues = [
+            (INVALIDATION_QUEUE, &self.invalidation_queue),
+            (FAULT_QUEUE, &self.fault_queue),
+        ]
+        .into_iter()
+        .filter_map(|(number, queue)| Some((number, queue.as_ref()?)));
+        (0..)
+            .zip(&self.copy_queues)
+            .chain(mmu_queues)
+            .chain((ERROR_CONTEXT0..).zip(&self.contexts))
+            .filter(|(_, queue)| queue.enabled)
+            .map(|(number, queue)| {
+                let well = queue.status == QUEUE_STATUS_RUNNING;
+                (number, queue.place(), well)
+            })
     }
 
     pub(crate) fn generation(&self) -> u32 {

@@ -50,6 +50,7 @@ impl Shared {
             msix,
             registers,
             may_master: _, // by set_may_master
+            client: _,     // whoever it is of
             resetting,
             queue_stops: _, // of all generations
             resets,

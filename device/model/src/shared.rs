@@ -25,6 +25,7 @@ use crate::occasional::Occasional;
 use crate::queue::Control;
 use crate::registers::{Effect, Registers};
 use crate::reset::ResetCause;
+use crate::status::Client;
 use crate::vram::Vram;
 
 /// What the device's threads share.
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) msix: Mutex<MsixTable>,
     pub(crate) registers: Arc<Mutex<Registers>>,
     pub(crate) may_master: AtomicBool,
+    pub(crate) client: Client,
     /// Held by a reset from its beginning to its end.
     pub(crate) resetting: Mutex<()>,
     // For the logs.
@@ -186,6 +188,7 @@ impl Shared {
             Effect::Reset => self.reset(ResetCause::Register),
             Effect::Doorbell(queue) => {
                 self.telemetry.counters.doorbell();
+                self.control(queue).ring();
                 self.wake(queue);
             }
             Effect::Start(queue, _) => self.wake(queue),

@@ -4,38 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hmmgpu_contract::desc::Status;
-use hmmgpu_contract::mmu::FaultReason;
 
 use crate::classes::{Class, SpanTable, TransferTable};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
 use crate::observer::{Observer, Source};
-use crate::snapshot::{
-    Access, Compute, Direction, Events, Kernel, Link, Mmu, Outcome, SCHEMA, Snapshot, Trigger,
-};
+use crate::record::{NoteKind, Record, TransferKind};
+use crate::snapshot::{Compute, Events, Link, Mmu, Queue, SCHEMA, Snapshot};
 use crate::spans::OpenSpans;
 use crate::vram_map::VramMap;
 use crate::windows::Windows;
-
-/// What a transfer was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferKind {
-    /// A COPY.
-    Copy,
-    /// A FILL.
-    Fill,
-}
-
-/// What the driver did with VRAM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoteKind {
-    /// Folios were allocated.
-    Alloc,
-    /// Folios were freed.
-    Free,
-    /// Folios were split to this order.
-    Split(u8),
-}
 
 /// Why the device was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,97 +32,6 @@ impl ResetKind {
     const NAMES: [&'static str; 4] = ["register", "flr", "vfio_user", "disconnect"];
 }
 
-/// One thing that an engine did. Times are nanoseconds of the host's monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// A COPY or FILL ended.
-    Transfer {
-        /// Which of the two.
-        kind: TransferKind,
-        /// Folio order.
-        order: u8,
-        /// Where bytes went.
-        direction: Direction,
-        /// Why.
-        trigger: Trigger,
-        /// Folios in the descriptor.
-        folios: u32,
-        /// Time that the engine was busy with it.
-        engine_ns: u64,
-        /// How it ended; a failure counts as an error of its class, and no bytes.
-        status: Status,
-    },
-    /// A descriptor of another kind, or one that was refused, ended with an error.
-    Error {
-        /// How it ended.
-        status: Status,
-    },
-    /// A span began.
-    SpanBegin {
-        /// The driver's name for it.
-        id: u64,
-        /// Pages asked for.
-        pages: u32,
-        /// When.
-        time_ns: u64,
-    },
-    /// A span ended.
-    SpanEnd {
-        /// The driver's name for it.
-        id: u64,
-        /// Largest order that moved.
-        order: u8,
-        /// Where bytes went.
-        direction: Direction,
-        /// Why.
-        trigger: Trigger,
-        /// Pages that moved.
-        pages: u32,
-        /// When.
-        time_ns: u64,
-    },
-    /// A note about VRAM.
-    Note {
-        /// What happened.
-        kind: NoteKind,
-        /// Byte offset in VRAM.
-        address: u64,
-        /// Folio order.
-        order: u8,
-        /// Folios.
-        count: u32,
-    },
-    /// A job ended.
-    Job {
-        /// What it did.
-        kernel: Kernel,
-        /// How it ended.
-        status: Status,
-        /// Elements that were done.
-        elements: u64,
-        /// Time that engines worked on it.
-        engine_ns: u64,
-    },
-    /// A fault of a job is over.
-    Fault {
-        /// What the job wanted to do.
-        access: Access,
-        /// Why it could not.
-        reason: FaultReason,
-        /// What became of it.
-        outcome: Outcome,
-        /// Time until its job went on, or was cancelled; else 0.
-        waited_ns: u64,
-    },
-    /// A mark: the open window closes, and one with this name opens unless it is zero.
-    Mark {
-        /// The name.
-        cookie: u64,
-        /// When.
-        time_ns: u64,
-    },
-}
-
 #[derive(Debug)]
 struct State {
     generation: u32,
@@ -161,6 +48,19 @@ struct State {
     descriptors: u64,
     unmatched_spans: u64,
     lost_spans: u64,
+}
+
+/// What a snapshot tells that is not counted here: the device as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Host's monotonic clock in nanoseconds.
+    pub time_ns: u64,
+    /// DMA maps in force.
+    pub dma_maps: u64,
+    /// Queues that are enabled.
+    pub queues: Vec<Queue>,
+    /// What the device is connected to.
+    pub link: Link,
 }
 
 /// All counters of one device.
@@ -239,10 +139,21 @@ impl Telemetry {
         state.vram.clear();
     }
 
-    /// All that was counted, with what the caller knows: the time, and the maps in force.
-    pub fn snapshot(&self, time_ns: u64, dma_maps: u64) -> Snapshot {
+    /// All that was counted, with what the caller knows; windows only if they are asked for.
+    pub fn snapshot(&self, known: Known, windows: bool) -> Snapshot {
+        let Known {
+            time_ns,
+            dma_maps,
+            queues,
+            link,
+        } = known;
         let state = self.state();
-        let (windows, windows_dropped) = state.windows.snapshot();
+        let windows_dropped = state.windows.dropped();
+        let windows = if windows {
+            state.windows.snapshot()
+        } else {
+            Vec::new()
+        };
         let (unknown_registers, unknown_register_accesses) = self.counters.unknown_registers();
         Snapshot {
             schema: SCHEMA.to_owned(),
@@ -279,8 +190,8 @@ impl Telemetry {
                 dma_maps,
                 dma_map_errors: self.counters.dma_map_errors(),
             },
-            queues: Vec::new(),
-            link: Link::default(),
+            queues,
+            link,
             trace: self.observer.get().map(|observer| observer.written()),
             windows,
             windows_dropped,
@@ -313,6 +224,7 @@ impl State {
                 folios,
                 engine_ns,
                 status,
+                ..
             } => {
                 let class = Class {
                     order,
@@ -338,15 +250,19 @@ impl State {
                 status,
                 elements,
                 engine_ns,
+                ..
             } => self.jobs.ended(kernel, status, elements, engine_ns),
             Record::Fault {
                 access,
                 reason,
                 outcome,
                 waited_ns,
+                ..
             } => self.faults.over(access, reason, outcome, waited_ns),
             Record::SpanBegin { .. } if !current => self.lost_spans += 1,
-            Record::SpanBegin { id, pages, time_ns } => {
+            Record::SpanBegin {
+                id, pages, time_ns, ..
+            } => {
                 let (unmatched, lost) = self.open_spans.begin(id, u64::from(pages), time_ns);
                 self.unmatched_spans += u64::from(unmatched);
                 self.lost_spans += u64::from(lost);
@@ -385,7 +301,7 @@ impl State {
             } => {
                 let count = u64::from(count);
                 match kind {
-                    NoteKind::Alloc => self.vram.alloc(address, order, count),
+                    NoteKind::Alloc { process: _ } => self.vram.alloc(address, order, count),
                     NoteKind::Free => self.vram.free(address, order, count),
                     NoteKind::Split(new_order) => {
                         let split = self.vram.split(address, order, count, new_order);
@@ -398,6 +314,7 @@ impl State {
                     }
                 }
             }
+            Record::Phases { .. } | Record::Process { .. } | Record::Fallback { .. } => {}
             Record::Mark { cookie, time_ns } => {
                 self.windows.mark(cookie, time_ns);
                 self.open_spans.open_window(time_ns);
@@ -409,12 +326,22 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::QueueKind;
+    use crate::snapshot::{Access, Direction, Kernel, Outcome, QueueKind, Trigger};
+    use hmmgpu_contract::mmu::FaultReason;
 
     const SOURCE: Source = Source {
         kind: QueueKind::Copy,
         index: 0,
     };
+
+    fn snapshot(telemetry: &Telemetry, time_ns: u64, dma_maps: u64) -> Snapshot {
+        let known = Known {
+            time_ns,
+            dma_maps,
+            ..Known::default()
+        };
+        telemetry.snapshot(known, true)
+    }
 
     fn transfer(kind: TransferKind, folios: u32, status: Status) -> Record {
         Record::Transfer {
@@ -424,6 +351,8 @@ mod tests {
             trigger: Trigger::Evict,
             folios,
             engine_ns: 1000,
+            waited_ns: 10,
+            end_ns: 150,
             status,
         }
     }
@@ -432,7 +361,7 @@ mod tests {
     fn records() -> Vec<Record> {
         let (id, pages, order) = (7, 512, 9);
         let alloc = Record::Note {
-            kind: NoteKind::Alloc,
+            kind: NoteKind::Alloc { process: 0 },
             address: 0,
             order,
             count: 2,
@@ -454,6 +383,9 @@ mod tests {
             Record::Error { status: Status(99) },
             Record::SpanBegin {
                 id,
+                process: 0,
+                direction: Direction::DevToSys,
+                trigger: Trigger::CpuFault,
                 pages,
                 time_ns: 200,
             },
@@ -478,7 +410,7 @@ mod tests {
     fn totals_and_windows_agree() {
         let telemetry = Telemetry::new(64 << 20, 0);
         telemetry.record(SOURCE, 0, 11, &records());
-        let snapshot = telemetry.snapshot(1000, 3);
+        let snapshot = snapshot(&telemetry, 1000, 3);
         assert_eq!(snapshot.windows.len(), 2);
         let window = &snapshot.windows[0];
         assert_eq!(
@@ -514,7 +446,7 @@ mod tests {
         let telemetry = Telemetry::new(64 << 20, 0);
         telemetry.reset(ResetKind::Flr, 1);
         telemetry.record(SOURCE, 0, 11, &records());
-        let snapshot = telemetry.snapshot(0, 0);
+        let snapshot = snapshot(&telemetry, 0, 0);
         assert_eq!(snapshot.generation, 1);
         assert_eq!(snapshot.transfers[0].folios, 3);
         assert!(snapshot.windows.is_empty() && snapshot.spans.is_empty());
@@ -527,16 +459,22 @@ mod tests {
     fn jobs_and_faults_add_up() {
         let telemetry = Telemetry::new(64 << 20, 0);
         let job = |status, elements| Record::Job {
+            context: 0,
             kernel: Kernel::Checksum,
             status,
             elements,
             engine_ns: 7,
+            begin_ns: 10,
+            end_ns: 20,
         };
         let fault = |outcome, waited_ns| Record::Fault {
+            context: 0,
+            address: 0,
             access: Access::Write,
             reason: FaultReason::FAULT_NOT_WRITABLE,
             outcome,
             waited_ns,
+            end_ns: 20,
         };
         let records = [
             job(Status::STATUS_OK, 100),
@@ -554,7 +492,7 @@ mod tests {
         counters.fault_queue_full();
         counters.contexts_enabled(2);
         counters.contexts_enabled(1);
-        let snapshot = telemetry.snapshot(0, 0);
+        let snapshot = snapshot(&telemetry, 0, 0);
         let mmu = &snapshot.mmu;
         assert_eq!((mmu.translations, mmu.tlb_hits, mmu.walks), (11, 7, 4));
         assert_eq!((mmu.invalidations, mmu.fault_queue_full), (1, 1));
@@ -584,7 +522,7 @@ mod tests {
         telemetry.record(SOURCE, 0, 11, &records());
         telemetry.reset(ResetKind::Disconnect, 1);
         telemetry.counters.unknown_register(0x123);
-        let snapshot = telemetry.snapshot(1000, 3);
+        let snapshot = snapshot(&telemetry, 1000, 3);
         let text = serde_json::to_string(&snapshot).expect("a snapshot is plain data");
         let back: Snapshot = serde_json::from_str(&text).expect("what was written");
         assert_eq!(back, snapshot);

@@ -12,14 +12,16 @@ pub mod control;
 mod counters;
 mod histogram;
 mod observer;
+mod record;
 pub mod snapshot;
 mod spans;
 mod vram_map;
 mod windows;
 
-pub use aggregate::{NoteKind, Record, ResetKind, Telemetry, TransferKind};
+pub use aggregate::{Known, ResetKind, Telemetry};
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
 pub use observer::{Observer, Source};
+pub use record::{FallbackReason, NoteKind, PhaseTimes, ProcessName, Record, TransferKind};
 pub use spans::MAX_OPEN_SPANS;
 
 /// Most processes that a snapshot tells of. Stops a driver that names them without end from

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::aggregate::Record;
+use crate::record::Record;
 use crate::snapshot::{QueueKind, Trace};
 
 /// Where records come from: a queue.

@@ -93,12 +93,14 @@ impl Windows {
         windows > MAX_WINDOWS || self.rows > MAX_WINDOW_ROWS && self.closed.len() > 1
     }
 
-    pub(crate) fn snapshot(&self) -> (Vec<Window>, u64) {
+    pub(crate) fn snapshot(&self) -> Vec<Window> {
         let open = self.open.as_ref().map(|open| open.close(None));
-        (
-            self.closed.iter().cloned().chain(open).collect(),
-            self.dropped,
-        )
+        self.closed.iter().cloned().chain(open).collect()
+    }
+
+    /// Windows that were dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
         for mark in 1..=mark_count {
             window(&mut windows, mark, orders, times);
         }
-        let (kept, dropped) = windows.snapshot();
+        let (kept, dropped) = (windows.snapshot(), windows.dropped());
         assert_eq!(kept[0].rows(), rows);
         assert_eq!(kept.len(), fit + 1, "closed ones and the open one");
         assert_eq!(dropped + kept.len() as u64, mark_count);
@@ -147,6 +149,6 @@ mod tests {
             windows.mark(mark, 0);
         }
         assert_eq!(windows.rows, 0);
-        assert_eq!(windows.snapshot().0.len(), MAX_WINDOWS);
+        assert_eq!(windows.snapshot().len(), MAX_WINDOWS);
     }
 }

@@ -46,12 +46,7 @@ impl Run {
         fault: Fault,
     ) -> Result<(), Stop> {
         self.report(turn, fault, false)?;
-        self.records.push(Record::Job {
-            kernel: name,
-            status: fault.status,
-            elements: 0,
-            engine_ns: 0,
-        });
+        let end_ns = self.refused(name, begin_ns, fault);
         let record = JobRecord {
             sequence: envelope.sequence,
             status: fault.status.0,
@@ -62,9 +57,24 @@ impl Run {
             fault_reason: 0,
             faults: 0,
             begin_ns,
-            end_ns: now_ns(),
+            end_ns,
         };
         self.answer(turn, envelope, &record)
+    }
+
+    /// Tells telemetry of a job that was not carried out. Returns when that was.
+    fn refused(&mut self, name: Name, begin_ns: u64, fault: Fault) -> u64 {
+        let end_ns = now_ns();
+        self.records.push(Record::Job {
+            context: self.number,
+            kernel: name,
+            status: fault.status,
+            elements: 0,
+            engine_ns: 0,
+            begin_ns,
+            end_ns,
+        });
+        end_ns
     }
 
     /// The job has ended.
@@ -72,12 +82,9 @@ impl Run {
         let Some(job) = self.job.take() else {
             return Ok(());
         };
-        self.records.push(Record::Job {
-            kernel: job.name,
-            status: end.status,
-            elements: job.progress.done,
-            engine_ns: job.engine_ns,
-        });
+        let end_ns = now_ns();
+        self.records
+            .push(job.record(self.number, end.status, end_ns));
         let reason = |fault: MmuFault| u32::from(fault.reason.0);
         let record = JobRecord {
             sequence: job.envelope.sequence,
@@ -91,7 +98,7 @@ impl Run {
                 .map_or(u32::from(FaultReason::FAULT_NONE.0), reason),
             faults: job.faults,
             begin_ns: job.begin_ns,
-            end_ns: now_ns(),
+            end_ns,
         };
         self.answer(turn, &job.envelope, &record)
     }
@@ -144,14 +151,10 @@ impl Run {
         &mut self,
         turn: &Turn<'_>,
         name: Name,
+        begin_ns: u64,
         fault: Fault,
     ) -> Result<(), Stop> {
-        self.records.push(Record::Job {
-            kernel: name,
-            status: fault.status,
-            elements: 0,
-            engine_ns: 0,
-        });
+        self.refused(name, begin_ns, fault);
         self.flush(turn.shared);
         self.report(turn, fault, false)?;
         self.advance(turn)

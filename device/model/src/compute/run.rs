@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use hmmgpu_contract::compute::{Job as Descriptor, JobRecord};
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::regs::ERROR_CONTEXT0;
-use hmmgpu_telemetry::snapshot::{Outcome, QueueKind};
-use hmmgpu_telemetry::{Record, Source};
+use hmmgpu_telemetry::Record;
+use hmmgpu_telemetry::snapshot::{EngineState, Outcome};
 
 use super::job::{self, Envelope};
 use super::kernels::Scratch;
 use super::schedule::{After, Schedule};
-use super::work::{Job, Worked, fault_record};
+use super::work::{Job, Worked};
 use crate::clock::now_ns;
 use crate::command::Fault;
 use crate::dma::{Access, DmaView};
@@ -24,6 +24,7 @@ use crate::queue::Stop;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
 use crate::shared::Shared;
+use crate::status::source;
 
 /// How long a turn lasts, when others wait for theirs: as long as it takes to be worth the change.
 const TURN: Duration = Duration::from_micros(250);
@@ -170,6 +171,8 @@ impl Run {
             self.store(turn, Word::NeedKick, 0)?;
             self.initialised = true;
         }
+        let control = &turn.context.control;
+        control.set_engine_state(EngineState::Busy);
         let mut begin = Instant::now();
         let after = loop {
             if begin.elapsed() >= TURN {
@@ -182,7 +185,7 @@ impl Run {
             }
             if self.job.is_none() {
                 match self.next(turn)? {
-                    Next::Job => {}
+                    Next::Job => control.set_engine_state(EngineState::Busy),
                     Next::Refused => continue,
                     Next::Empty if self.sleep(turn)? => break After::Sleep,
                     Next::Empty => continue,
@@ -192,6 +195,15 @@ impl Run {
                 break After::Sleep;
             }
         };
+        // One that wants another turn is as busy as an engine lets it be.
+        if after == After::Sleep {
+            let faulted = self.job.as_ref().is_some_and(|job| job.waiting.is_some());
+            control.set_engine_state(if faulted {
+                EngineState::Faulted
+            } else {
+                EngineState::Sleeping
+            });
+        }
         self.flush(turn.shared);
         Ok(after)
     }
@@ -203,6 +215,8 @@ impl Run {
             // It was woken for something else.
             return Ok(true);
         }
+        let control = &turn.context.control;
+        control.set_engine_state(EngineState::Polling);
         let since = Instant::now();
         while since.elapsed() < self.poll && !turn.schedule.others_wait() {
             if self.pending(turn)? > 0 {
@@ -250,7 +264,7 @@ impl Run {
                 return Ok(Next::Job);
             }
             (Ok(envelope), Err(fault)) => self.refuse(turn, &envelope, name, begin_ns, fault),
-            (Err(fault), _) => self.unanswerable(turn, name, fault),
+            (Err(fault), _) => self.unanswerable(turn, name, begin_ns, fault),
         };
         refused.map(|()| Next::Refused)
     }
@@ -274,13 +288,6 @@ impl Run {
         Ok(())
     }
 
-    fn source(&self) -> Source {
-        Source {
-            kind: QueueKind::Compute,
-            index: self.number,
-        }
-    }
-
     /// The run cannot go on.
     fn fail(&self, turn: &Turn<'_>, fault: Fault) {
         let queue = ERROR_CONTEXT0 + self.number;
@@ -290,7 +297,7 @@ impl Run {
         let error = [Record::Error { status }];
         let generation = self.setup.generation;
         let telemetry = &turn.shared.telemetry;
-        telemetry.record(self.source(), generation, 0, &error);
+        telemetry.record(source(ERROR_CONTEXT0 + self.number), generation, 0, &error);
         // Nothing more can be told when it has ended meanwhile.
         let _ = self.report(turn, fault, true);
     }
@@ -298,16 +305,13 @@ impl Run {
     /// The run is over, and with it the job that it was at.
     fn end(mut self, shared: &Shared, context: &Context) {
         if let Some(job) = self.job.take() {
+            let end_ns = now_ns();
             if let Some(waiting) = job.waiting {
-                let record = fault_record(&waiting.fault, Outcome::Dropped, 0);
+                let record = self.fault_record(&waiting.fault, Outcome::Dropped, 0, end_ns);
                 self.records.push(record);
             }
-            self.records.push(Record::Job {
-                kernel: job.name,
-                status: Status::STATUS_ABORTED,
-                elements: job.progress.done,
-                engine_ns: job.engine_ns,
-            });
+            let record = job.record(self.number, Status::STATUS_ABORTED, end_ns);
+            self.records.push(record);
         }
         self.flush(shared);
         context.end();
@@ -327,7 +331,12 @@ impl Run {
         if !self.records.is_empty() {
             let generation = self.setup.generation;
             let telemetry = &shared.telemetry;
-            telemetry.record(self.source(), generation, 0, &self.records);
+            telemetry.record(
+                source(ERROR_CONTEXT0 + self.number),
+                generation,
+                0,
+                &self.records,
+            );
             self.records.clear();
         }
     }

@@ -53,6 +53,19 @@ impl Job {
             engine_ns: 0,
         }
     }
+
+    /// Its end, for telemetry.
+    pub(super) fn record(&self, context: u32, status: Status, end_ns: u64) -> Record {
+        Record::Job {
+            context,
+            kernel: self.name,
+            status,
+            elements: self.progress.done,
+            engine_ns: self.engine_ns,
+            begin_ns: self.begin_ns,
+            end_ns,
+        }
+    }
 }
 
 /// How a run is after a step.
@@ -94,16 +107,26 @@ fn access_name(access: FaultAccess) -> AccessName {
     }
 }
 
-pub(super) fn fault_record(fault: &MmuFault, outcome: Outcome, waited_ns: u64) -> Record {
-    Record::Fault {
-        access: access_name(fault.access),
-        reason: fault.reason,
-        outcome,
-        waited_ns,
-    }
-}
-
 impl Run {
+    /// The end of a fault, for telemetry.
+    pub(super) fn fault_record(
+        &self,
+        fault: &MmuFault,
+        outcome: Outcome,
+        waited_ns: u64,
+        end_ns: u64,
+    ) -> Record {
+        Record::Fault {
+            context: self.number,
+            address: fault.address,
+            access: access_name(fault.access),
+            reason: fault.reason,
+            outcome,
+            waited_ns,
+            end_ns,
+        }
+    }
+
     /// Works on the job for one step, unless it waits.
     pub(super) fn work(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) -> Result<Worked, Stop> {
         let waiting = self.job.as_ref().and_then(|job| job.waiting);
@@ -146,8 +169,9 @@ impl Run {
             }
             Resolution::Cancel { .. } => Outcome::Cancelled,
         };
-        let waited_ns = now_ns().saturating_sub(waiting.since_ns);
-        let record = fault_record(&waiting.fault, outcome, waited_ns);
+        let end_ns = now_ns();
+        let waited_ns = end_ns.saturating_sub(waiting.since_ns);
+        let record = self.fault_record(&waiting.fault, outcome, waited_ns, end_ns);
         self.records.push(record);
         Some(resolution)
     }
@@ -171,7 +195,9 @@ impl Run {
         self.counts.tlb_hits += counts.tlb_hits;
         self.counts.walks += counts.walks;
         drop(space);
-        job.engine_ns += now_ns().saturating_sub(begin_ns);
+        let worked_ns = now_ns().saturating_sub(begin_ns);
+        job.engine_ns += worked_ns;
+        turn.context.control.served(worked_ns);
         Ok(step)
     }
 
@@ -184,7 +210,8 @@ impl Run {
                 return Ok(Worked::Waits);
             }
             Halt::Fault(fault) => {
-                self.records.push(fault_record(&fault, Outcome::Ended, 0));
+                let record = self.fault_record(&fault, Outcome::Ended, 0, now_ns());
+                self.records.push(record);
                 End {
                     fault: Some(fault),
                     ..End::from(Status::STATUS_FAULT)

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 
 use hmmgpu_contract::mmu::FaultRecord;
 use hmmgpu_contract::regs::FAULT_QUEUE;
-use hmmgpu_telemetry::snapshot::QueueKind;
-use hmmgpu_telemetry::{Record, Source};
+use hmmgpu_telemetry::Record;
+use hmmgpu_telemetry::snapshot::EngineState;
 
 use super::MmuFault;
 use crate::clock::now_ns;
@@ -23,6 +23,7 @@ use crate::queue::Control;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
 use crate::shared::{Shared, lock};
+use crate::status::source;
 
 /// A fault that the driver has not been told of.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +123,12 @@ impl FaultQueue {
             state.run.failed = true;
             fail(shared, &setup, state.run.producer, fault);
         }
+        // It has no engine of its own: it is busy while faults wait for room.
+        self.control.set_engine_state(if state.untold.is_empty() {
+            EngineState::Sleeping
+        } else {
+            EngineState::Busy
+        });
     }
 }
 
@@ -184,11 +191,8 @@ fn fail(shared: &Shared, setup: &QueueSetup, index: u32, fault: Fault) {
     let Fault { status, address } = fault;
     shared.log_queue_stop(FAULT_QUEUE, index, status);
     let error = [Record::Error { status }];
-    let source = Source {
-        kind: QueueKind::Fault,
-        index: 0,
-    };
-    shared.telemetry.record(source, setup.generation, 0, &error);
+    let telemetry = &shared.telemetry;
+    telemetry.record(source(FAULT_QUEUE), setup.generation, 0, &error);
     let mut registers = shared.registers();
     registers.queue_failed(FAULT_QUEUE, setup.run);
     let causes = registers.record_error(ErrorRecord {

@@ -80,39 +80,44 @@ pub(crate) struct InvalidationEngine;
 
 impl Engine for InvalidationEngine {
     fn carry_out(&mut self, run: &mut Run<'_>, desc: &Desc) -> Result<(), Stop> {
-        let command = Command::try_from(desc)?;
-        let shared = run.shared;
-        let context = |number: u32| {
-            let context = usize::try_from(number)
-                .ok()
-                .and_then(|number| shared.contexts.get(number));
-            context.ok_or(Fault::from(Status::STATUS_BAD_CONTEXT))
-        };
-        match command {
-            Command::Invalidate {
-                context: number,
-                address,
-                bytes,
-            } => {
-                context(number)?.space.invalidate(address, bytes);
-                shared.telemetry.counters.invalidation();
-                Ok(())
-            }
-            Command::Resolve {
-                context: number,
-                sequence,
-                resolution,
-            } => {
-                let context = context(number)?;
-                // A reset begins the sequence numbers anew: one of before must not resolve a fault
-                // of after it.
-                let _permit = run.permit_or_abort()?;
-                if context.fault.resolve(sequence, resolution) {
-                    shared.wake_context(number);
-                }
-                Ok(())
-            }
-            Command::Fence(fence) => run.fence(fence),
+        let result = carry_out(run, Command::try_from(desc)?);
+        run.lap();
+        result
+    }
+}
+
+fn carry_out(run: &mut Run<'_>, command: Command) -> Result<(), Stop> {
+    let shared = run.shared;
+    let context = |number: u32| {
+        let context = usize::try_from(number)
+            .ok()
+            .and_then(|number| shared.contexts.get(number));
+        context.ok_or(Fault::from(Status::STATUS_BAD_CONTEXT))
+    };
+    match command {
+        Command::Invalidate {
+            context: number,
+            address,
+            bytes,
+        } => {
+            context(number)?.space.invalidate(address, bytes);
+            shared.telemetry.counters.invalidation();
+            Ok(())
         }
+        Command::Resolve {
+            context: number,
+            sequence,
+            resolution,
+        } => {
+            let context = context(number)?;
+            // A reset begins the sequence numbers anew: one of before must not resolve a fault
+            // of after it.
+            let _permit = run.permit_or_abort()?;
+            if context.fault.resolve(sequence, resolution) {
+                shared.wake_context(number);
+            }
+            Ok(())
+        }
+        Command::Fence(fence) => run.fence(fence),
     }
 }

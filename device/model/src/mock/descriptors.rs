@@ -2,7 +2,8 @@
 
 use hmmgpu_contract::desc::{
     Desc, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_SPAN_END, FLAG_SRC_VRAM,
-    FLAG_TRIGGER_SHIFT, NOTE_MARK, OP_COPY, OP_FENCE, OP_FILL, OP_NOTE, OP_SPAN,
+    FLAG_TRIGGER_SHIFT, NOTE_FALLBACK, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, OP_COPY, OP_FENCE,
+    OP_FILL, OP_NOTE, OP_SPAN,
 };
 use hmmgpu_contract::mmu::{OP_CANCEL, OP_INVALIDATE, OP_REPLAY};
 
@@ -84,8 +85,54 @@ pub fn span_end(id: u64, order: u8, pages: u32, direction: u16, trigger: u16) ->
     }
 }
 
+/// The same SPAN begin or NOTE alloc for a process.
+pub fn of_process(desc: Desc, pid: u32) -> Desc {
+    let id = u64::from(pid);
+    match desc.opcode {
+        OP_SPAN => Desc { dst: id, ..desc },
+        _ => Desc { arg: id, ..desc },
+    }
+}
+
+/// NOTE process: what it is called, of which the first 16 bytes are told.
+pub fn process(pid: u32, name: &str) -> Desc {
+    let mut bytes = [0; 16];
+    let len = name.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    let name = u128::from_le_bytes(bytes);
+    let (low, high) = (name & u128::from(u64::MAX), name >> 64);
+    Desc {
+        count: pid,
+        dst: u64::try_from(low).unwrap_or_default(),
+        src: u64::try_from(high).unwrap_or_default(),
+        ..note(NOTE_PROCESS, 0, 0, 0, 0)
+    }
+}
+
+/// NOTE phases: the times of collect, alloc, copy, commit and finish, in units of
+/// [`PHASE_UNIT_NS`](hmmgpu_contract::desc::PHASE_UNIT_NS).
+pub fn phases(span: u64, units: [u32; 5]) -> Desc {
+    let [collect, alloc, copy, commit, finish] = units;
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    Desc {
+        count: finish,
+        dst: pair(collect, alloc),
+        src: pair(copy, commit),
+        ..note(NOTE_PHASES, 0, 0, 0, span)
+    }
+}
+
+/// NOTE fallback, with DIR, TRIGGER and FALLBACK values.
+pub fn fallback(order: u8, folios: u32, direction: u16, trigger: u16, reason: u16) -> Desc {
+    let flags = direction << FLAG_DIRECTION_SHIFT | trigger << FLAG_TRIGGER_SHIFT;
+    Desc {
+        flags: NOTE_FALLBACK | flags,
+        ..note(NOTE_FALLBACK, order, folios, 0, u64::from(reason))
+    }
+}
+
 /// NOTE of a kind about `count` folios of `order` at a VRAM offset; `arg` is the new order of a
-/// split.
+/// split, or the process of an allocation.
 pub fn note(kind: u16, order: u8, count: u32, offset: u64, arg: u64) -> Desc {
     Desc {
         opcode: OP_NOTE,

@@ -1,9 +1,13 @@
 //! Every field of every descriptor at its limits.
 
-use hmmgpu_contract::desc::{Desc, FLAG_SPAN_END, NOTE_ALLOC, NOTE_FREE, NOTE_SPLIT, Status};
+use hmmgpu_contract::desc::{
+    DIR_SYS_TO_SYS, Desc, FALLBACK_INJECTED, FALLBACKS, FLAG_DIRECTION_SHIFT, FLAG_SPAN_END,
+    NOTE_ALLOC, NOTE_FALLBACK, NOTE_FREE, NOTE_SPLIT, Status, TRIGGER_EVICT,
+};
 use hmmgpu_contract::{MAX_ORDER, MAX_TRANSFER_BYTES};
 use hmmgpu_model::mock::descriptors::{
-    Side, copy, fence, fill, mark, note, span_begin, span_end, triggered,
+    Side, copy, fallback, fence, fill, mark, note, of_process, phases, process, span_begin,
+    span_end, triggered,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -27,6 +31,9 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
     let zero = fill(0, 1, Side::Vram(0), 0);
     let end = span_end(1, 9, 512, 0, 0);
     let alloc = note(NOTE_ALLOC, 0, 1, 0, 0);
+    let (named, timed) = (process(1, "name"), phases(1, [1; 5]));
+    let small = fallback(9, 1, 0, 0, 0);
+    let (no_pid, no_reason) = (1_u64 << 32, FALLBACKS.len() as u64);
     let cases = [
         // Opcodes.
         (with(to_vram, |d| d.opcode = 0), S::STATUS_BAD_OPCODE),
@@ -108,7 +115,10 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
         (fence(record + 16, 1, false), S::STATUS_MISALIGNED),
         (fence(RAM_BASE + 4 * MIB, 1, false), S::STATUS_DMA_UNMAPPED),
         // SPAN.
-        (with(span_begin(1, 1), |d| d.dst = 1), S::STATUS_BAD_FIELD),
+        (
+            with(span_begin(1, 1), |d| d.dst = no_pid),
+            S::STATUS_BAD_FIELD,
+        ),
         (with(span_begin(1, 1), |d| d.src = 1), S::STATUS_BAD_FIELD),
         (with(span_begin(1, 1), |d| d.order = 1), S::STATUS_BAD_FIELD),
         (with(span_begin(1, 1), |d| d.flags = 2), S::STATUS_BAD_FIELD),
@@ -116,14 +126,18 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
             with(span_begin(1, 1), |d| d.flags = 1 << 10),
             S::STATUS_BAD_FIELD,
         ),
+        (with(end, |d| d.dst = 1), S::STATUS_BAD_FIELD),
+        (with(end, |d| d.src = 1), S::STATUS_BAD_FIELD),
         (with(end, |d| d.order = 19), S::STATUS_BAD_ORDER),
         (with(end, |d| d.flags |= 1 << 6), S::STATUS_BAD_FIELD),
         // NOTE.
         (note(0, 0, 1, 0, 0), S::STATUS_BAD_FIELD),
-        (note(5, 0, 1, 0, 0), S::STATUS_BAD_FIELD),
+        (note(8, 0, 1, 0, 0), S::STATUS_BAD_FIELD),
+        (note(15, 0, 1, 0, 0), S::STATUS_BAD_FIELD),
         (with(alloc, |d| d.flags |= 1 << 4), S::STATUS_BAD_FIELD),
         (with(alloc, |d| d.src = 1), S::STATUS_BAD_FIELD),
-        (with(alloc, |d| d.arg = 1), S::STATUS_BAD_FIELD),
+        (with(alloc, |d| d.arg = no_pid), S::STATUS_BAD_FIELD),
+        (note(NOTE_FREE, 0, 1, 0, 1), S::STATUS_BAD_FIELD),
         (with(alloc, |d| d.order = 19), S::STATUS_BAD_ORDER),
         (with(alloc, |d| d.count = 0), S::STATUS_BAD_COUNT),
         (with(alloc, |d| d.dst = 100), S::STATUS_MISALIGNED),
@@ -135,6 +149,30 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
         (with(mark(1), |d| d.dst = 1), S::STATUS_BAD_FIELD),
         (with(mark(1), |d| d.count = 1), S::STATUS_BAD_FIELD),
         (with(mark(1), |d| d.order = 1), S::STATUS_BAD_FIELD),
+        (with(mark(1), |d| d.src = 1), S::STATUS_BAD_FIELD),
+        // NOTE process.
+        (with(named, |d| d.count = 0), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.order = 1), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.arg = 1), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.flags |= 1 << 4), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.flags |= 1 << 8), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.src = 1 << 56), S::STATUS_BAD_FIELD),
+        (with(named, |d| d.dst |= 1 << 56), S::STATUS_BAD_FIELD),
+        // NOTE phases.
+        (with(timed, |d| d.order = 1), S::STATUS_BAD_FIELD),
+        (with(timed, |d| d.flags |= 1 << 4), S::STATUS_BAD_FIELD),
+        (with(timed, |d| d.flags |= 1 << 15), S::STATUS_BAD_FIELD),
+        // NOTE fallback.
+        (with(small, |d| d.dst = 1), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.src = 1), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.arg = no_reason), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.arg = 1 << 16), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.arg = u64::MAX), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.flags |= 1 << 6), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.flags |= 1 << 11), S::STATUS_BAD_FIELD),
+        (triggered(small, 4), S::STATUS_BAD_FIELD),
+        (with(small, |d| d.order = 19), S::STATUS_BAD_ORDER),
+        (with(small, |d| d.count = 0), S::STATUS_BAD_COUNT),
     ];
     for (desc, status) in cases {
         let index = driver.producer();
@@ -167,9 +205,19 @@ fn the_largest_values_that_are_allowed_work() {
         copy(9, 1, Side::Vram(2 * MIB), Side::Vram(0)),
         fill(9, 32, Side::Vram(0), u64::MAX),
         fill(14, 1, Side::Vram(0), 1),
-        span_begin(u64::MAX, u32::MAX),
+        process(u32::MAX, "0123456789abcdef"),
+        process(1, ""),
+        of_process(span_begin(u64::MAX, u32::MAX), u32::MAX),
+        phases(u64::MAX, [u32::MAX; 5]),
+        fallback(
+            18,
+            u32::MAX,
+            DIR_SYS_TO_SYS,
+            TRIGGER_EVICT,
+            FALLBACK_INJECTED,
+        ),
         span_end(u64::MAX, 18, u32::MAX, 3, 3),
-        note(NOTE_ALLOC, 14, 1, 0, 0),
+        of_process(note(NOTE_ALLOC, 14, 1, 0, 0), u32::MAX),
         note(NOTE_SPLIT, 14, 1, 0, 0),
         note(NOTE_FREE, 0, 1 << 14, 0, 0),
         mark(u64::MAX),
@@ -212,7 +260,12 @@ fn noise_never_stops_the_ring() {
     let desc = (
         prop_oneof![9 => 1_u8..=5, 1 => any::<u8>()],
         prop_oneof![9 => 0_u8..=10, 1 => any::<u8>()],
-        prop_oneof![9 => 0_u16..8, 3 => Just(FLAG_SPAN_END), 1 => any::<u16>()],
+        prop_oneof![
+            9 => 0_u16..8,
+            3 => Just(FLAG_SPAN_END),
+            3 => Just(NOTE_FALLBACK | 1 << FLAG_DIRECTION_SHIFT),
+            1 => any::<u16>(),
+        ],
         prop_oneof![9 => 0_u32..4, 1 => any::<u32>()],
         word.clone(),
         word.clone(),

@@ -283,5 +283,5 @@ fn a_snapshot_survives_json() {
     let text = serde_json::to_string(&snapshot).unwrap();
     let back: Snapshot = serde_json::from_str(&text).unwrap();
     assert_eq!(back, snapshot);
-    assert!(text.contains("\"sys_to_dev\"") && text.contains("\"hmmgpu.telemetry/1\""));
+    assert!(text.contains("\"sys_to_dev\"") && text.contains(SCHEMA));
 }
