@@ -15,6 +15,9 @@
 //! | `output` | where telemetry goes, whole or not at all |
 //! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
 //! | `shutdown` | how any thread ends it |
+//! | `control` | the control socket, and what is said on it |
+//! | `runtime_directory` | where servers of one user are found |
+//! | `network` | the thread for all who only look |
 //! | `qemu` | the QEMU arguments that attach the device |
 //!
 //! The protocol's types come from the `vfio_user` crate. Its server loop is not used: input from
@@ -27,11 +30,14 @@
 mod backend;
 mod capabilities;
 mod connection;
+mod control;
 mod description;
 mod dispatch;
+mod network;
 mod occasional;
 mod output;
 mod qemu;
+mod runtime_directory;
 mod server;
 mod shutdown;
 mod socket;
@@ -39,10 +45,12 @@ mod wire;
 
 pub use backend::ModelBackend;
 pub use connection::ConnectionError;
+pub use control::{ControlOptions, MAX_CONTROL_CLIENTS};
 pub use description::{Description, MmapArea, Region};
 pub use dispatch::serve_client;
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;
+pub use runtime_directory::{default_control_path, runtime_directory};
 pub use server::{ServeError, ServeOptions, Server, serve};
 pub use shutdown::Shutdown;
 pub use socket::SocketError;

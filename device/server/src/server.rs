@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::backend::ModelBackend;
+use crate::control::{ControlOptions, ControlSocket};
 use crate::dispatch::serve_client;
+use crate::network::{Network, Service};
 use crate::output::{Output, TelemetryOutput};
 use crate::shutdown::Shutdown;
 use crate::socket::{BoundSocket, SocketError};
@@ -26,6 +28,8 @@ pub struct ServeOptions {
     pub vram_bytes: u64,
     /// Where telemetry goes at the end; `None`: nowhere.
     pub telemetry: Option<TelemetryOutput>,
+    /// The control socket; `None`: there is none.
+    pub control: Option<ControlOptions>,
 }
 
 /// Why a server could not start, or ended early.
@@ -61,8 +65,9 @@ pub enum ServeError {
 /// A device, and the socket where clients find it.
 #[derive(Debug)]
 pub struct Server {
-    device: Device,
+    device: Arc<Device>,
     socket: BoundSocket,
+    control: Option<ControlSocket>,
     output: Option<(String, Output)>,
 }
 
@@ -75,11 +80,11 @@ pub fn serve(options: &ServeOptions, shutdown: &Shutdown) -> Result<(), ServeErr
 }
 
 impl Server {
-    /// Makes the device and its socket, and tries the output. When it returns, clients can
+    /// Makes the device and its sockets, and tries the output. When it returns, clients can
     /// connect; they are served as soon as the server runs. Dropping it removes the socket.
     ///
     /// # Errors
-    /// When the socket belongs to a live server, cannot be bound, the size of VRAM is not
+    /// When a socket belongs to a live server, cannot be bound, the size of VRAM is not
     /// possible, or the output cannot be written. Nothing is left behind then.
     pub fn bind(options: &ServeOptions) -> Result<Self, ServeError> {
         let output = match &options.telemetry {
@@ -105,9 +110,15 @@ impl Server {
             ..Config::default()
         })?;
         let socket = BoundSocket::bind(&options.socket)?;
+        let control = options
+            .control
+            .as_ref()
+            .map(|control| ControlSocket::bind(control, &options.socket))
+            .transpose()?;
         Ok(Self {
-            device,
+            device: Arc::new(device),
             socket,
+            control,
             output,
         })
     }
@@ -122,9 +133,13 @@ impl Server {
         let Self {
             device,
             socket,
+            control,
             output,
         } = self;
-        let served = serve_clients(&device, &socket, shutdown).map_err(ServeError::System);
+        let served = start_network(&device, control.as_ref())
+            .and_then(|_network| serve_clients(&device, &socket, shutdown))
+            .map_err(ServeError::System);
+        drop(control);
         let written = match output {
             None => Ok(()),
             Some((name, output)) => write_telemetry(&device, name, output, &mut io::stderr()),
@@ -132,6 +147,15 @@ impl Server {
         drop(socket);
         served.and(written)
     }
+}
+
+/// Starts to serve those who only look.
+fn start_network(device: &Arc<Device>, control: Option<&ControlSocket>) -> io::Result<Network> {
+    let mut services: Vec<Service> = Vec::new();
+    if let Some(control) = control {
+        services.push(Box::pin(control.service(device)?));
+    }
+    Network::start(services)
 }
 
 /// Writes the telemetry to `output`, and where that fails to `aside`: what was measured cannot be

@@ -74,6 +74,24 @@ pub enum SocketError {
         /// The directory.
         directory: PathBuf,
     },
+    /// The directory of control sockets is not this user's alone.
+    #[error(
+        "{directory} {problem}: remove it, set XDG_RUNTIME_DIR to a directory of your own, or name another control socket"
+    )]
+    NotPrivate {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The directory of control sockets cannot be had.
+    #[error("cannot make the directory of control sockets {directory}")]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The system refused.
     #[error("cannot {action} the socket {path}")]
     System {

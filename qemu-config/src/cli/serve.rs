@@ -12,6 +12,7 @@ Examples:
   hmmgpu serve --socket /tmp/gpu.sock
   hmmgpu serve --socket /tmp/gpu.sock --vram 8G --telemetry telemetry.json
   hmmgpu serve --socket /tmp/gpu.sock --telemetry - | jq .vram
+  hmmgpu serve --socket /tmp/gpu.sock --label 'my VM' --control /tmp/gpu.control
 
 Prints the QEMU arguments that attach the device: on standard output, or on standard error with
 '--telemetry -'. Serves one client after the other until SIGTERM or SIGINT (Ctrl-C); then it
@@ -30,6 +31,16 @@ pub struct ServeArgs {
     /// Write the telemetry into this file at the end; - is standard output.
     #[arg(long, value_name = "FILE|-")]
     pub telemetry: Option<PathBuf>,
+    /// Listen for readers of the telemetry (smi, top) here. [default: PID.control in
+    /// $XDG_RUNTIME_DIR/hmmgpu or /tmp/hmmgpu-UID, where they look for it]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Do not listen for readers of the telemetry.
+    #[arg(long, conflicts_with = "control")]
+    pub no_control: bool,
+    /// What smi and top call this device.
+    #[arg(long, value_name = "TEXT", default_value = "serve")]
+    pub label: String,
     /// Say "ready" instead of the arguments, and die with the parent: for launchers.
     #[arg(long, hide = true)]
     pub supervised: bool,

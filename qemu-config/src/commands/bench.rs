@@ -27,7 +27,8 @@ const MAX_EVENT: usize = 1 << 20;
 const MAX_EVENTS: usize = 100_000;
 
 pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
-    let options = vm_options(&args.machine, "bench", ui, interrupt)?;
+    let mut options = vm_options(&args.machine, "bench", ui, interrupt)?;
+    options.label = "bench".to_owned();
     let profile = &options.profile;
     if profile.gpus != 1 {
         return Err(Error::Usage(format!(

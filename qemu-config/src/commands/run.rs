@@ -19,7 +19,8 @@ use crate::progress::Ui;
 use crate::vm::{Outcome, Stdin, Vm, VmError, VmEvent, VmIo, job, sink};
 
 pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
-    let options = vm_options(&args.machine, "default", ui, interrupt)?;
+    let mut options = vm_options(&args.machine, "default", ui, interrupt)?;
+    options.label = "run".to_owned();
     let console = console_sink(&args.machine, ui)?;
     let telemetry = args.telemetry.as_deref();
     if telemetry == Some(Path::new("-")) {

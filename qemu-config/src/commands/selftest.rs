@@ -38,7 +38,8 @@ const TEST_HMM: &str = "test_hmm";
 const MAX_EVENT: usize = 1 << 20;
 
 pub(super) fn selftest(args: &SelftestArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
-    let options = vm_options(&args.machine, "two-gpus", ui, interrupt)?;
+    let mut options = vm_options(&args.machine, "two-gpus", ui, interrupt)?;
+    options.label = "selftest".to_owned();
     if options.profile.gpus < GPUS {
         return Err(Error::Usage(format!(
             "upstream's tests need {GPUS} GPUs and this machine has {}: add --gpus {GPUS}",

@@ -4,13 +4,16 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use hmmgpu_server::{ServeOptions, Server, Shutdown, TelemetryOutput, qemu_arguments};
+use hmmgpu_server::{
+    ControlOptions, ServeOptions, Server, Shutdown, TelemetryOutput, qemu_arguments,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Error;
 use crate::cli::{READY_LINE, ServeArgs};
 use crate::exit;
 use crate::qemu::command_line::shell_words;
+use crate::vm::REVISION;
 
 pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
     if args.supervised {
@@ -42,6 +45,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
         socket: args.socket.clone(),
         vram_bytes: args.vram.0,
         telemetry,
+        control: (!args.no_control).then(|| ControlOptions {
+            path: args.control.clone(),
+            label: args.label.clone(),
+            revision: REVISION.to_owned(),
+        }),
     };
     let server = Server::bind(&options).map_err(anyhow::Error::from)?;
     // From here on clients can connect.

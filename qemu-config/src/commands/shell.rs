@@ -22,7 +22,8 @@ pub(super) fn shell(args: &ShellArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
             "standard input is no terminal; for a script use: hmmgpu run -- sh < SCRIPT".into(),
         ));
     }
-    let options = vm_options(&args.machine, "default", ui, interrupt)?;
+    let mut options = vm_options(&args.machine, "default", ui, interrupt)?;
+    options.label = "shell".to_owned();
     let console = console_sink(&args.machine, ui)?;
     let terminal = io::stdin()
         .as_fd()

@@ -204,7 +204,11 @@ impl<'a> Attempt<'a> {
             .map_err(VmError::from)?;
         for gpu in 0..self.vm.options.profile.gpus {
             let pid = self.start_server(folder, gpu)?;
-            io.tell(&VmEvent::ServerStarted { pid });
+            io.tell(&VmEvent::ServerStarted {
+                pid,
+                gpu,
+                control: &hmmgpu_server::default_control_path(pid),
+            });
         }
         let connected = self.start_qemu(folder, job, io)?;
         self.connect(connected, io)?;
@@ -226,6 +230,7 @@ impl<'a> Attempt<'a> {
         command.arg("serve").arg("--supervised");
         command.arg("--socket").arg(files.join(DEVICE_SOCKET));
         command.arg("--telemetry").arg(files.join(TELEMETRY));
+        command.arg("--label").arg(self.label(gpu));
         command
             .arg("--vram")
             .arg(self.vm.options.profile.vram.to_string());
@@ -273,6 +278,15 @@ impl<'a> Attempt<'a> {
                     None => "the device server closed its output".to_owned(),
                 }))
             }
+        }
+    }
+
+    /// What the server of a GPU is called where its telemetry is shown.
+    fn label(&self, gpu: u32) -> String {
+        let options = &self.vm.options;
+        match options.profile.gpus {
+            1 => options.label.clone(),
+            _ => format!("{}, GPU {gpu}", options.label),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct VmOptions {
     pub profile: Profile,
     /// Words for the guest kernel's command line, after the profile's.
     pub kernel_args: Vec<String>,
+    /// What the devices are called where their telemetry is shown: the command.
+    pub label: String,
     /// Time from the start of the machine to the end of the command.
     pub timeout: Option<Duration>,
     /// Time to reach user space; another accelerator is tried after it.
@@ -69,6 +71,7 @@ impl VmOptions {
         Self {
             profile,
             kernel_args: Vec::new(),
+            label: "run".to_owned(),
             timeout: None,
             boot_timeout: BootTimeout::default(),
             server_program: None,
@@ -150,6 +153,10 @@ pub enum VmEvent<'a> {
     ServerStarted {
         /// Its process.
         pid: u32,
+        /// The number of its GPU, in their order on the bus.
+        gpu: u32,
+        /// Its control socket.
+        control: &'a Path,
     },
     /// The machine runs.
     QemuStarted {

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tempfile::TempDir;
 
-/// Every folder's name begins so.
-pub const PREFIX: &str = "hmmgpu-";
+/// Every folder's name begins so. That of control sockets (`hmmgpu-UID`) does not.
+pub const PREFIX: &str = "hmmgpu-run-";
 /// Longest path of a folder: a socket's path has 107 bytes, and names in the folder are short.
 const MAX_PATH: usize = 80;
 
@@ -151,17 +151,18 @@ mod tests {
         let base = tempfile::tempdir().expect("a folder");
         let living = RuntimeDir::new_in(base.path()).expect("makes one");
         // A killed launcher leaves its folder without the lock.
-        let stale = base.path().join("hmmgpu-dead");
+        let stale = base.path().join("hmmgpu-run-dead");
         std::fs::create_dir(&stale).expect("makes");
         std::fs::set_permissions(&stale, PermissionsExt::from_mode(0o700)).expect("sets");
         std::fs::write(stale.join("qmp"), "x").expect("writes");
         // Nothing of anybody else is touched.
-        let other = base.path().join("hmmgpu-other");
+        let other = base.path().join("hmmgpu-run-other");
         std::fs::create_dir(&other).expect("makes");
         std::fs::set_permissions(&other, PermissionsExt::from_mode(0o755)).expect("sets");
-        let unrelated = base.path().join("else");
+        let unrelated = base.path().join("hmmgpu-0");
         std::fs::create_dir(&unrelated).expect("makes");
-        std::os::unix::fs::symlink(&unrelated, base.path().join("hmmgpu-link")).expect("links");
+        std::fs::set_permissions(&unrelated, PermissionsExt::from_mode(0o700)).expect("sets");
+        std::os::unix::fs::symlink(&unrelated, base.path().join("hmmgpu-run-link")).expect("links");
 
         assert_eq!(sweep(base.path()), 1);
         assert!(!stale.exists());

@@ -4,6 +4,7 @@
 mod common;
 
 mod clients;
+mod control;
 mod device_info;
 mod dma_map;
 mod dma_unmap;

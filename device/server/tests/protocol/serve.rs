@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use hmmgpu_server::{
-    ServeError, ServeOptions, Server, Shutdown, SocketError, TelemetryOutput, serve,
+    ControlOptions, ServeError, ServeOptions, Server, Shutdown, SocketError, TelemetryOutput, serve,
 };
 use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
 use tempfile::TempDir;
@@ -16,11 +16,14 @@ use crate::bytes;
 use crate::common::*;
 
 const VRAM_BYTES: u64 = 64 << 20;
+/// What the server says it is for.
+pub(crate) const LABEL: &str = "a test";
 
 /// A server on a thread.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) socket: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) telemetry: PathBuf,
     shutdown: Shutdown,
     thread: JoinHandle<Result<(), ServeError>>,
@@ -31,8 +34,14 @@ impl Running {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("tempdir");
         let socket = directory.path().join("gpu.sock");
+        let control = directory.path().join("gpu.control");
         let telemetry = directory.path().join("telemetry.json");
         let mut options = options(&socket);
+        options.control = Some(ControlOptions {
+            path: Some(control.clone()),
+            label: LABEL.to_owned(),
+            revision: "test".to_owned(),
+        });
         options.telemetry = Some(TelemetryOutput::File(telemetry.clone()));
         let server = Server::bind(&options).expect("bind");
         let shutdown = Shutdown::new().expect("shutdown");
@@ -40,6 +49,7 @@ impl Running {
         let thread = std::thread::spawn(move || server.run(&handle));
         Self {
             socket,
+            control,
             telemetry,
             shutdown,
             thread,
@@ -62,11 +72,12 @@ impl Running {
     }
 }
 
-fn options(socket: &Path) -> ServeOptions {
+pub(crate) fn options(socket: &Path) -> ServeOptions {
     ServeOptions {
         socket: socket.to_owned(),
         vram_bytes: VRAM_BYTES,
         telemetry: None,
+        control: None,
     }
 }
 

@@ -1,0 +1,105 @@
+//! One client of the control socket, from its greeting to its end.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hmmgpu_telemetry::control::{Answer, Command, INTERVAL_MS, MAX_REQUEST_BYTES, Reply, Request};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
+
+use super::{Shared, line};
+
+/// Most clients' lines are far shorter than the longest one.
+const FIRST_READ_BYTES: usize = 256;
+
+/// Replies that come by themselves.
+struct Subscription {
+    /// Of the request.
+    id: u64,
+    interval: Interval,
+}
+
+/// Serves a client until it closes, or sends a line that is too long.
+///
+/// # Errors
+/// When it can no more be written to.
+pub(super) async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let newline = || b"\n".to_vec();
+    let codec = AnyDelimiterCodec::new_with_max_length(newline(), newline(), MAX_REQUEST_BYTES);
+    let mut lines = FramedRead::with_capacity(reader, codec, FIRST_READ_BYTES);
+    let mut subscription: Option<Subscription> = None;
+    writer.write_all(&line(&shared.hello)?).await?;
+    loop {
+        tokio::select! {
+            request = lines.next() => match request {
+                None => return Ok(()),
+                Some(Ok(text)) => answer(&text, shared, &mut writer, &mut subscription).await?,
+                Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
+                    let why = format!("a line of more than {MAX_REQUEST_BYTES} bytes");
+                    return send(&mut writer, 0, Answer::Error(why)).await;
+                }
+                Some(Err(AnyDelimiterCodecError::Io(error))) => return Err(error),
+            },
+            id = due(&mut subscription) => {
+                let snapshot = shared.snapshot(false).await;
+                send(&mut writer, id, Answer::Snapshot(Box::new(snapshot))).await?;
+            }
+        }
+    }
+}
+
+/// Waits until a snapshot of the subscription is due; for ever if there is none.
+async fn due(subscription: &mut Option<Subscription>) -> u64 {
+    match subscription {
+        Some(subscription) => {
+            subscription.interval.tick().await;
+            subscription.id
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn answer(
+    text: &[u8],
+    shared: &Shared,
+    writer: &mut OwnedWriteHalf,
+    subscription: &mut Option<Subscription>,
+) -> io::Result<()> {
+    let Request { id, command } = match serde_json::from_slice(text) {
+        Ok(request) => request,
+        Err(error) => {
+            let why = format!("not a request: {error}");
+            return send(writer, 0, Answer::Error(why)).await;
+        }
+    };
+    let answer = match command {
+        Command::Snapshot { windows } => Answer::Snapshot(Box::new(shared.snapshot(windows).await)),
+        Command::Subscribe { interval_ms } if INTERVAL_MS.contains(&interval_ms) => {
+            let mut interval = interval(Duration::from_millis(interval_ms));
+            // A client that does not keep up misses some.
+            interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            *subscription = Some(Subscription { id, interval });
+            // Its first snapshot is due now, and is the answer.
+            return Ok(());
+        }
+        Command::Subscribe { interval_ms } => Answer::Error(format!(
+            "an interval of {interval_ms} ms is not possible: give {} to {}",
+            INTERVAL_MS.start(),
+            INTERVAL_MS.end()
+        )),
+        Command::Unsubscribe => {
+            *subscription = None;
+            Answer::Done {}
+        }
+    };
+    send(writer, id, answer).await
+}
+
+async fn send(writer: &mut OwnedWriteHalf, id: u64, answer: Answer) -> io::Result<()> {
+    writer.write_all(&line(&Reply { id, answer })?).await
+}
