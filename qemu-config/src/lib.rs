@@ -11,6 +11,7 @@ pub mod cli;
 mod commands;
 pub mod exit;
 pub mod interrupt;
+mod lines;
 pub mod profile;
 pub mod progress;
 pub mod qemu;

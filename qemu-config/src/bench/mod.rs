@@ -1,6 +1,14 @@
 //! The bench: what is asked of the guest, and what is made of its answers and the device's.
 
+pub mod counters;
+#[cfg(test)]
+pub(crate) mod example;
+pub mod file;
+pub mod measure;
 pub mod plan;
 pub mod result;
 pub mod rows;
 pub mod table;
+mod times;
+pub mod vram_history;
+pub mod warning;

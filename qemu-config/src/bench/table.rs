@@ -38,7 +38,7 @@ fn rate(bytes_per_s: f64) -> String {
 }
 
 /// Smallest and largest, in the unit of the median before them.
-fn range(stat: Stat) -> String {
+fn range(stat: &Stat) -> String {
     if stat.median >= 1e9 {
         format!("{:.2}-{:.2}", stat.min / 1e9, stat.max / 1e9)
     } else {
@@ -85,22 +85,14 @@ const HEADINGS: [&str; 12] = [
 const LEFT: [usize; 4] = [1, 2, 3, 12];
 
 fn cells(row: &Row) -> Vec<String> {
-    let way = match row.direction {
-        Direction::SysToDev => "to device",
-        Direction::DevToSys => "home",
-    };
-    let by = match row.trigger {
-        Trigger::Prefetch => "request",
-        Trigger::CpuFault => "CPU fault",
-    };
     vec![
         row.source_order.to_string(),
-        way.into(),
-        by.into(),
+        row.key().way().into(),
+        row.key().by().into(),
         orders(&row.device_orders),
         ((row.bytes + (1 << 19)) >> 20).to_string(),
         rate(row.migration_bytes_per_s.median),
-        range(row.migration_bytes_per_s),
+        range(&row.migration_bytes_per_s),
         rate(row.engine_bytes_per_s.median),
         format!("{:.0} %", row.copy_share * 100.0),
         time(row.latency_us.p50),
@@ -124,12 +116,15 @@ pub fn render(result: &BenchResult) -> String {
         table(&result.rows, &mut text);
         summary(&result.rows, &mut text);
     }
-    if !result.warnings.is_empty() {
+    if !result.warnings.is_empty() || !result.errors.is_empty() {
         text.push('\n');
-        for warning in &result.warnings {
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "warning: {warning}");
-        }
+    }
+    // Writing to a String does not fail.
+    for error in &result.errors {
+        let _ = writeln!(text, "error: {error}");
+    }
+    for warning in &result.warnings {
+        let _ = writeln!(text, "warning: {warning}");
     }
     text
 }
@@ -227,53 +222,8 @@ fn summary(rows: &[Row], text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::result::{Percentiles, SCHEMA, Warning};
-
-    fn row(source_order: u8, device_order: u8, median: f64) -> Row {
-        Row {
-            source_order,
-            direction: Direction::SysToDev,
-            trigger: Trigger::Prefetch,
-            source_share: 1.0,
-            device_orders: BTreeMap::from([(device_order, 128)]),
-            bytes: 256 << 20,
-            repeats: 5,
-            migration_bytes_per_s: Stat {
-                median,
-                min: median / 2.0,
-                max: median * 2.0,
-            },
-            engine_bytes_per_s: Stat {
-                median: 8e9,
-                min: 8e9,
-                max: 8e9,
-            },
-            copy_share: 0.756,
-            latency_us: Percentiles {
-                p50: 12.4,
-                p99: 123_456.0,
-            },
-            splits: 3,
-            verified: true,
-        }
-    }
-
-    fn result(rows: Vec<Row>) -> BenchResult {
-        let environment = Environment {
-            kernel: "7.3.4".into(),
-            cmdline: "console=ttyS0 init_on_alloc=0".into(),
-            qemu: "11.1.3".into(),
-            accel: "tcg".into(),
-            cpus: 2,
-            revision: "v0.1.0".into(),
-        };
-        BenchResult {
-            schema: SCHEMA,
-            environment,
-            rows,
-            warnings: vec![],
-        }
-    }
+    use crate::bench::example::{result, row};
+    use crate::bench::warning::Warning;
 
     #[test]
     fn the_whole_table() {
@@ -281,9 +231,9 @@ mod tests {
         let expected = "\
 Linux 7.3.4 on QEMU 11.1.3, tcg, 2 CPUs, hmmgpu v0.1.0; kernel command line: console=ttyS0 init_on_alloc=0
 
-order  way        by       device saw  MiB  migration     min-max     engine  copy    p50       p99  splits  data
-    0  to device  request  0:128       256   300 MB/s     150-600  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
-    9  to device  request  9:128       256  9.00 GB/s  4.50-18.00  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
+order  way        by       device saw   MiB  migration     min-max     engine  copy    p50       p99  splits  data
+    0  to device  request  0:128       1280   300 MB/s     150-600  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
+    9  to device  request  9:128       1280  9.00 GB/s  4.50-18.00  8.00 GB/s  76 %  12 us  123.5 ms       3  verified
 
 Order 9 over order 0, migration throughput: 30.0 x to device
 \"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.

@@ -2,7 +2,6 @@
 
 mod bench;
 mod doctor;
-mod lines;
 mod output;
 mod run;
 mod selftest;

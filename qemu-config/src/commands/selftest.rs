@@ -9,12 +9,12 @@ use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan, TestE
 use hmmgpu_guest_protocol::{Event, Job};
 use hmmgpu_images::{ImageError, KernelSource};
 
-use super::lines::{LineTail, Lines};
 use super::output::Output;
 use super::{Error, console_sink, tell_kernel_warnings, tell_step, vm_options};
 use crate::cli::{OtherDriver, SelftestArgs};
 use crate::exit;
 use crate::interrupt::Interrupt;
+use crate::lines::{LineTail, Lines};
 use crate::progress::Ui;
 use crate::selftest::record::{Ending, Record};
 use crate::selftest::result::{Against, Run, SCHEMA, SelftestResult};

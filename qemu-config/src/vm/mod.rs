@@ -20,7 +20,7 @@ use std::time::Duration;
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job, PROTOCOL_VERSION};
 use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, ToolRoot};
 use hmmgpu_telemetry::snapshot::Snapshot;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::accel::{self, Accel, Finding, HostKey, Memory};
 use crate::interrupt::Interrupt;
@@ -170,7 +170,7 @@ pub enum VmEvent<'a> {
 }
 
 /// What a guest ran on; part of every result.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// `uname -r` in the guest.
     pub kernel: String,

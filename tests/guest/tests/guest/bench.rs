@@ -70,7 +70,7 @@ fn rows(result: &Value) -> Result<&Vec<Value>> {
 
 fn schema(result: &Value) -> Result<()> {
     ensure!(
-        result["schema"] == "hmmgpu.bench/1",
+        result["schema"] == "hmmgpu.bench/2",
         "schema: {}",
         result["schema"]
     );

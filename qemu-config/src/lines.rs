@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use crate::text::{MAX_LINE, Tail, printable};
 
 /// Calls a function for each complete line; an error of it is an error of the write.
-pub(super) struct Lines<F> {
+pub(crate) struct Lines<F> {
     line: Vec<u8>,
     longest: usize,
     each: F,
@@ -13,7 +13,7 @@ pub(super) struct Lines<F> {
 
 impl<F: FnMut(&[u8]) -> io::Result<()>> Lines<F> {
     /// Lines are cut at `longest` bytes.
-    pub(super) fn new(longest: usize, each: F) -> Self {
+    pub(crate) fn new(longest: usize, each: F) -> Self {
         Self {
             line: Vec::new(),
             longest,
@@ -41,20 +41,20 @@ impl<F: FnMut(&[u8]) -> io::Result<()>> Write for Lines<F> {
 }
 
 /// Keeps the last lines that are written to it.
-pub(super) struct LineTail {
+pub(crate) struct LineTail {
     line: Vec<u8>,
     tail: Tail,
 }
 
 impl LineTail {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             line: Vec::new(),
             tail: Tail::new(20),
         }
     }
 
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = self.tail.lines();
         if !self.line.is_empty() {
             lines.push(printable(&self.line));

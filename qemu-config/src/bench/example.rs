@@ -1,0 +1,82 @@
+//! A made-up result with known figures, for tests of everything that shows results.
+
+use std::collections::BTreeMap;
+
+use hmmgpu_guest_protocol::bench::{BenchPlan, Direction, Source, Trigger};
+
+use super::result::{BenchResult, Percentiles, PhaseTimes, Row, SCHEMA, Stat};
+use crate::vm::Environment;
+
+const MIB: u64 = 1 << 20;
+
+/// A row of five rounds of 256 MiB to the device by request; the rates are half of, twice and
+/// three times `median`.
+pub(crate) fn row(source_order: u8, device_order: u8, median: f64) -> Row {
+    let round = 268_435_456.0;
+    let rates = [median, median * 2.0, median / 2.0, median, median];
+    let seconds: Vec<f64> = rates.iter().map(|rate| round / rate).collect();
+    Row {
+        source_order,
+        direction: Direction::SysToDev,
+        trigger: Trigger::Prefetch,
+        source_share: 1.0,
+        device_orders: BTreeMap::from([(device_order, 128)]),
+        round_bytes: 256 * MIB,
+        bytes: 1280 * MIB,
+        repeats: 5,
+        migration_bytes_per_s: Stat::of(rates.to_vec()),
+        engine_bytes_per_s: Stat::of(vec![8e9; 5]),
+        migration_s: Stat::of(seconds.clone()),
+        guest_s: Stat::of(seconds.iter().map(|seconds| seconds * 1.25).collect()),
+        copy_share: 0.756,
+        latency_us: Percentiles {
+            p50: 12.4,
+            p99: 123_456.0,
+        },
+        latency_buckets: vec![(10_000, 20), (13_000, 70), (120_000_000, 10)],
+        queue_wait_us: Percentiles { p50: 0.8, p99: 3.2 },
+        phases: Some(PhaseTimes {
+            collect_s: 0.01,
+            alloc_s: 0.002,
+            copy_s: 0.07,
+            commit_s: 0.015,
+            finish_s: 0.003,
+        }),
+        splits: 3,
+        fallbacks: vec![],
+        verified: true,
+    }
+}
+
+/// A result of these rows.
+pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
+    BenchResult {
+        schema: SCHEMA.to_owned(),
+        environment: Environment {
+            kernel: "7.3.4".into(),
+            cmdline: "console=ttyS0 init_on_alloc=0".into(),
+            qemu: "11.1.3".into(),
+            accel: "tcg".into(),
+            cpus: 2,
+            revision: "v0.1.0".into(),
+        },
+        plan: BenchPlan {
+            device: "/dev/hmmgpu0".into(),
+            sources: rows
+                .iter()
+                .map(|row| Source {
+                    order: row.source_order,
+                    size_bytes: row.round_bytes,
+                })
+                .collect(),
+            repeats: 5,
+            call_bytes: 32 * MIB,
+        },
+        rows,
+        errors: vec![],
+        warnings: vec![],
+        counters: vec![],
+        telemetry: None,
+        vram_history: None,
+    }
+}
