@@ -1,4 +1,4 @@
-//! Building the guest driver for a kernel, with the compiler of the tool root.
+//! Building the guest driver for a kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,6 @@ use crate::cache::{Artefact, Cache};
 use crate::context::Context;
 use crate::kernel::Kernel;
 use crate::keys::{Key, files_below};
-use crate::sandbox::ToolRoot;
 use crate::{ImageError, kbuild};
 
 /// Counts changes in how the driver is built.
@@ -36,11 +35,10 @@ fn is_source(path: &Path) -> bool {
 pub(crate) fn get(
     context: &Context,
     cache: &Cache,
-    root: &ToolRoot,
     kernel: &Kernel,
     folder: &Path,
 ) -> Result<PathBuf, ImageError> {
-    let key = key(root, kernel, folder)?;
+    let key = key(kernel, folder)?;
     let what = format!("driver for {}", kernel.release);
     let artefact = Artefact {
         kind: "driver",
@@ -49,9 +47,9 @@ pub(crate) fn get(
         room: ROOM,
     };
     let path = cache.get(context, &artefact, |partial| {
-        make(context, cache, &key, root, kernel, folder, partial)?;
+        make(context, cache, &key, kernel, folder, partial)?;
         // What was compiled may be newer than what was hashed.
-        if self::key(root, kernel, folder)? != key {
+        if self::key(kernel, folder)? != key {
             return Err(ImageError::SourcesChange { what: what.clone() });
         }
         Ok(())
@@ -59,11 +57,9 @@ pub(crate) fn get(
     Ok(path.join(MODULE))
 }
 
-fn key(root: &ToolRoot, kernel: &Kernel, folder: &Path) -> Result<String, ImageError> {
+fn key(kernel: &Kernel, folder: &Path) -> Result<String, ImageError> {
     let mut key = Key::new("driver", VERSION);
-    // Names the compiler and the headers by their packages.
-    key.field("root", root.identity().as_bytes());
-    key.field("kernel", kernel.release.as_bytes());
+    kernel.add_to(&mut key);
     key.tree(folder, &is_source)?;
     Ok(key.finish())
 }
@@ -72,7 +68,6 @@ fn make(
     context: &Context,
     cache: &Cache,
     key: &str,
-    root: &ToolRoot,
     kernel: &Kernel,
     folder: &Path,
     partial: &Path,
@@ -88,7 +83,7 @@ fn make(
     }
     let log = cache.log("driver", key)?;
     let doing = "building the driver";
-    kbuild::modules(context, root, kernel, &build, "/driver", doing, &log)?;
+    kbuild::modules(context, kernel, &build, "/driver", doing, &log)?;
     let module = partial.join(MODULE);
     fs::rename(build.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
     crate::cache::remove(&build)
@@ -115,20 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn the_key_follows_sources_kernel_and_packages() {
+    fn the_key_follows_sources_and_kernel() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("main.c"), "1").unwrap();
-        let root = |identity: &str| ToolRoot {
-            path: "/".into(),
-            identity: identity.into(),
+        let of = |identity: &str, release: &str| {
+            let kernel = Kernel {
+                identity: identity.into(),
+                ..Kernel::named(release)
+            };
+            key(&kernel, folder.path()).unwrap()
         };
-        let kernel = |release: &str| Kernel {
-            release: release.into(),
-            image: "/".into(),
-            modules: "/".into(),
-            headers: "/".into(),
-        };
-        let of = |r: &str, k: &str| key(&root(r), &kernel(k), folder.path()).unwrap();
         let base = of("r", "k");
         assert_eq!(base, of("r", "k"));
         assert_ne!(base, of("s", "k"));

@@ -82,6 +82,57 @@ pub enum ImageError {
         /// The root.
         path: PathBuf,
     },
+    /// Debian's archive has no kernel of this name.
+    #[error(
+        "Debian's archive holds no kernel debian:{name} with its headers; it holds:\n  {}\n\
+         (a mirror that still has it, such as a snapshot, can be named by HMMGPU_MIRROR)",
+        there.join("\n  ")
+    )]
+    NoSuchKernel {
+        /// The name.
+        name: String,
+        /// What there is, a line for each series.
+        there: Vec<String>,
+    },
+    /// What the user named is not what a kernel is made of.
+    #[error("{} is no kernel for the guest: {why}", path.display())]
+    NotKernel {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it lacks, and what to name.
+        why: String,
+    },
+    /// A kernel is not configured for the guest.
+    #[error(
+        "the kernel of {} is not configured for the guest; it needs:\n  {}\n\
+         set that (make menuconfig, or scripts/config), and run make again",
+        file.display(), missing.join("\n  ")
+    )]
+    KernelConfig {
+        /// Its configuration.
+        file: PathBuf,
+        /// A line for each option: how it has to be, and for what.
+        missing: Vec<String>,
+    },
+    /// A tree is not built, or not since it was changed.
+    #[error("{} is not built: {why}; run make in it first", path.display())]
+    KernelNotBuilt {
+        /// The tree.
+        path: PathBuf,
+        /// What shows it.
+        why: String,
+    },
+    /// No compiler for a kernel's modules.
+    #[error(
+        "the kernel was built by '{built_by}', and to build the driver for it needs that: install \
+         {program} and make, or build the kernel by what is there"
+    )]
+    NoCompiler {
+        /// What the kernel says of its compiler.
+        built_by: String,
+        /// The compiler's name.
+        program: String,
+    },
     /// A module is neither built in nor there.
     #[error("kernel {release} has no module {module}, which the guest needs")]
     NoModule {
@@ -101,10 +152,8 @@ pub enum ImageError {
         /// What is not there.
         missing: String,
     },
-    /// The kernel in use is not one that a source package is known for.
-    #[error(
-        "there is no source package for kernel {release}: name a source tree (--kernel-source TREE)"
-    )]
+    /// The kernel in use is neither a package's nor of a tree.
+    #[error("nobody knows the source of kernel {release}: name its tree (--kernel-source TREE)")]
     NoSourcePackage {
         /// The kernel's release.
         release: String,
@@ -138,6 +187,19 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Whether it is about what the user has named, not about what was made of it.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::UserFile { .. }
+                | Self::NotKernelSource { .. }
+                | Self::NoSuchKernel { .. }
+                | Self::NotKernel { .. }
+                | Self::KernelConfig { .. }
+                | Self::KernelNotBuilt { .. }
+        )
+    }
+
     pub(crate) fn io(
         what: &'static str,
         path: impl Into<PathBuf>,

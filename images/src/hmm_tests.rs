@@ -10,6 +10,7 @@ use crate::kernel::Kernel;
 use crate::kernel_source::KernelSource;
 use crate::keys::{Key, files_below};
 use crate::sandbox::{Bind, ToolRoot};
+use crate::tool_root::COMPILER;
 use crate::{ImageError, kbuild, run};
 
 /// Counts changes in how they are built.
@@ -81,7 +82,7 @@ pub(crate) fn program(
         command
             // From their folder, so that assertions name a file as upstream's do.
             .args(["-i", "-C", &format!("/linux/{TESTS}")])
-            .args(["PATH=/usr/bin", "LC_ALL=C", "gcc-14"])
+            .args(["PATH=/usr/bin", "LC_ALL=C", COMPILER])
             .args(FLAGS)
             .args(["-o", &format!("/linux/{PROGRAM}"), "hmm-tests.c"])
             .args(support(&source.path))
@@ -105,7 +106,6 @@ pub(crate) fn program(
 pub(crate) fn module(
     context: &Context,
     cache: &Cache,
-    root: &ToolRoot,
     kernel: &Kernel,
     source: &KernelSource,
 ) -> Result<PathBuf, ImageError> {
@@ -117,8 +117,7 @@ pub(crate) fn module(
         });
     }
     let mut key = Key::new("test-hmm", VERSION);
-    key.field("root", root.identity().as_bytes());
-    key.field("kernel", kernel.release.as_bytes());
+    kernel.add_to(&mut key);
     for file in &files {
         key.file(&file.to_string_lossy(), &source.path.join(file))?;
     }
@@ -140,7 +139,7 @@ pub(crate) fn module(
             .map_err(ImageError::io("write", &kbuild_file))?;
         let log = cache.log("test-hmm", &key)?;
         let doing = "building upstream's test_hmm";
-        kbuild::modules(context, root, kernel, &folder, "/test_hmm", doing, &log)?;
+        kbuild::modules(context, kernel, &folder, "/test_hmm", doing, &log)?;
         let module = partial.join(MODULE);
         fs::rename(folder.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
         crate::cache::remove(&build)

@@ -14,7 +14,7 @@ use crate::cpio::Archive;
 use crate::guest_programs::GuestPrograms;
 use crate::kernel::Kernel;
 use crate::keys::Key;
-use crate::modules::{ModuleIndex, NEEDED, unpacker};
+use crate::modules::{self, ModuleFile, unpacker};
 use crate::sandbox::{Bind, ToolRoot};
 use crate::{ImageError, run};
 
@@ -73,7 +73,11 @@ pub(crate) fn get(
 ) -> Result<PathBuf, ImageError> {
     let mut key = Key::new("initramfs", VERSION);
     key.field("root", root.identity().as_bytes());
-    key.field("kernel", kernel.release.as_bytes());
+    kernel.add_to(&mut key);
+    let modules = modules::needed(kernel)?;
+    for module in &modules {
+        key.file(&module.name.to_string_lossy(), &module.file)?;
+    }
     key.file("driver", driver)?;
     key.field("programs", programs.key.as_bytes());
     for (name, content) in ETC {
@@ -90,7 +94,7 @@ pub(crate) fn get(
         std::fs::create_dir(partial).map_err(ImageError::io("create", partial))?;
         let log = cache.log("initramfs", &key)?;
         let unpacked = partial.join("modules");
-        let modules = unpack_modules(context, root, kernel, &unpacked, &log)?;
+        let modules = unpack_modules(context, root, modules, &unpacked, &log)?;
         let applets = applets(context, root, &log)?;
         let path = partial.join("base.cpio");
         write_base(&path, root, kernel, driver, programs, &applets, &modules)
@@ -105,15 +109,14 @@ pub(crate) fn get(
 fn unpack_modules(
     context: &Context,
     root: &ToolRoot,
-    kernel: &Kernel,
+    needed: Vec<ModuleFile>,
     folder: &Path,
     log: &Path,
 ) -> Result<Vec<(PathBuf, PathBuf)>, ImageError> {
     std::fs::create_dir(folder).map_err(ImageError::io("create", folder))?;
-    let paths = ModuleIndex::read(&kernel.modules)?.resolve(kernel, NEEDED)?;
     let mut modules = Vec::new();
-    for (number, path) in paths.into_iter().enumerate() {
-        let from = kernel.modules.join(&path);
+    for (number, module) in needed.into_iter().enumerate() {
+        let (from, path) = (module.file, module.name);
         let Some((program, name)) = unpacker(&path) else {
             modules.push((from, path));
             continue;

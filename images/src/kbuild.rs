@@ -1,36 +1,58 @@
-//! Building kernel modules outside the kernel's tree, with the compiler of the tool root.
+//! Building kernel modules outside the kernel's tree, with the compiler that fits the kernel.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::context::Context;
-use crate::kernel::Kernel;
-use crate::sandbox::{Bind, ToolRoot};
+use crate::kernel::{Kernel, Place};
+use crate::sandbox::{self, Bind};
 use crate::{ImageError, run};
+
+/// Programs of a root.
+const ROOT_PATH: &str = "/usr/bin:/usr/sbin";
 
 /// Builds the modules whose sources and Kbuild are in `folder`, there. `inside` is its path for
 /// the compiler: short and the same for everybody, for it appears in messages and debug
 /// information.
 pub(crate) fn modules(
     context: &Context,
-    root: &ToolRoot,
     kernel: &Kernel,
     folder: &Path,
     inside: &str,
     what: &str,
     log: &Path,
 ) -> Result<(), ImageError> {
-    let bind = Bind {
-        host: folder.to_owned(),
-        inside: inside.into(),
-        writable: true,
+    let build = &kernel.build;
+    // The host's own folders cannot be added to, but for /tmp, which is a new one.
+    let (inside, path) = match &build.place {
+        Place::Root(_) => (inside.to_owned(), OsString::from(ROOT_PATH)),
+        Place::Host => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            (format!("/tmp{inside}"), path)
+        }
     };
+    let mut binds = build.binds.clone();
+    binds.push(Bind {
+        host: folder.to_owned(),
+        inside: inside.clone().into(),
+        writable: true,
+    });
+    let mut command = match &build.place {
+        Place::Root(root) => root.command("env", &binds),
+        Place::Host => sandbox::on_host("env", &binds),
+    };
+    let mut path_variable = OsString::from("PATH=");
+    path_variable.push(path);
     let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut command = root.command("env", &[bind]);
     command
         // The caller's environment may hold variables that mean something to make or gcc.
-        .args(["-i", "PATH=/usr/bin:/usr/sbin", "LC_ALL=C", "make"])
+        .arg("-i")
+        .arg(path_variable)
+        .args(["LC_ALL=C", "make"])
         .arg(format!("-j{jobs}"))
-        .args(["-C", &format!("/lib/modules/{}/build", kernel.release)])
+        .arg("-C")
+        .arg(&build.headers)
+        .args(&build.arguments)
         .args([&format!("M={inside}"), "modules"]);
     run::run(context, what, &mut command, log, |line| {
         context.progress.update(None, line.trim());

@@ -1,7 +1,7 @@
 //! The parts of a kernel's source that upstream's own tests are built from.
 //!
-//! They come from the distribution's source package of the very version that the tool root's
-//! kernel was built from, or from a tree that the user names. The package is some 170 MB; only a
+//! They come from Debian's source package of the very version that the kernel was built from, from
+//! the tree that it was built in, or from a tree that the user names. The package is some 170 MB; only a
 //! few files of it are kept.
 
 use std::fs;
@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::{Artefact, Cache};
 use crate::context::Context;
+use crate::debian::Sources;
 use crate::host_tools::{self, BWRAP, MMDEBSTRAP};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Source};
 use crate::keys::Key;
 use crate::sandbox::{self, Bind, ToolRoot};
-use crate::{ImageError, run, tool_root};
+use crate::{ImageError, run};
 
 /// Counts changes in what is kept and how it is fetched.
 const VERSION: u32 = 1;
@@ -111,7 +112,7 @@ fn version_of(makefile: &str) -> Option<String> {
     ))
 }
 
-/// The source of a kernel of the tool root, fetched if need be.
+/// The source of a kernel, fetched if need be. `root`: has the programs that unpack it.
 pub(crate) fn get(
     context: &Context,
     cache: &Cache,
@@ -122,9 +123,12 @@ pub(crate) fn get(
     let no_package = || ImageError::NoSourcePackage {
         release: kernel.release.clone(),
     };
+    let (sources, version) = match &kernel.source {
+        Source::Package { sources, version } => (*sources, version),
+        Source::Tree(path) => return KernelSource::at(path),
+        Source::Unknown => return Err(no_package()),
+    };
     let package = package_of(&kernel.release).ok_or_else(no_package)?;
-    let version = tool_root::package_version(root, &format!("linux-image-{}", kernel.release))?
-        .ok_or_else(no_package)?;
     let mut key = Key::new("source", VERSION);
     key.field(&package, version.as_bytes());
     for path in KEPT {
@@ -146,7 +150,7 @@ pub(crate) fn get(
         let log = cache.log("source", &key)?;
         let apt = partial.join("apt");
         fs::create_dir(&apt).map_err(ImageError::io("create", &apt))?;
-        fetch(context, mirror, &package, &version, &apt, &log)?;
+        fetch(context, sources, mirror, &package, version, &apt, &log)?;
         keep(context, root, &package, &partial, &log)?;
         crate::cache::remove(&apt)
     })?;
@@ -166,6 +170,7 @@ fn package_of(release: &str) -> Option<String> {
 /// The package, unpacked into `folder/unpacked`.
 fn fetch(
     context: &Context,
+    sources: Sources,
     mirror: Option<&str>,
     package: &str,
     version: &str,
@@ -175,11 +180,11 @@ fn fetch(
     let hook = FETCH
         .replace("PACKAGE", package)
         .replace("VERSION", version);
-    let mut command = tool_root::mmdebstrap(folder);
+    let mut command = sources.mmdebstrap(folder);
     command
         .arg("--variant=custom")
         .arg(format!("--customize-hook={hook}"));
-    tool_root::suite_into(&mut command, folder, mirror);
+    sources.into_folder(&mut command, folder, mirror);
     run::run(
         context,
         "fetching the kernel's source",
@@ -250,12 +255,7 @@ mod tests {
     const MAKEFILE: &str = "# SPDX\nVERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n";
 
     fn kernel(release: &str) -> Kernel {
-        Kernel {
-            release: release.into(),
-            image: "/".into(),
-            modules: "/".into(),
-            headers: "/".into(),
-        }
+        Kernel::named(release)
     }
 
     #[test]

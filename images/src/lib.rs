@@ -6,11 +6,15 @@
 //! | Kind | Made from | By |
 //! |---|---|---|
 //! | `root` | the recipe in `tool_root.rs` | mmdebstrap, in a sandbox |
-//! | `driver` | driver sources, kernel, packages of the root | kbuild, in the root |
+//! | `kernel` | a kernel's packages and its compiler | mmdebstrap, in a sandbox |
+//! | `driver` | driver sources, kernel | kbuild, in the root of the kernel or on the host |
 //! | `guest` | sources of init and workloads, lock file | cargo |
 //! | `initramfs` | all of these | this crate |
-//! | `source` | the source package of the root's kernel | apt, xz in the root |
-//! | `hmm-tests`, `test-hmm` | a kernel's source, packages of the root | gcc, kbuild, in the root |
+//! | `source` | a kernel's source package | apt, xz in the root |
+//! | `hmm-tests` | a kernel's source, packages of the root | gcc, in the root |
+//! | `test-hmm` | a kernel's source, kernel | kbuild, as the driver |
+//!
+//! Beside them is `kernels`: lists of the kernels that Debian's archive holds, each good for a day.
 //!
 //! Two runs may start at once: the second waits for the first. What is made gets its name when it
 //! is complete; errors and interruptions leave nothing behind but a log.
@@ -19,6 +23,7 @@
 mod cache;
 mod context;
 mod cpio;
+mod debian;
 mod driver;
 mod error;
 mod guest_programs;
@@ -45,6 +50,7 @@ use cache::Cache;
 use context::Context;
 pub use error::ImageError;
 pub use kernel::Kernel;
+pub use kernel::spec::{KernelSpec, SpecError};
 pub use kernel_source::KernelSource;
 pub use progress::{Ended, PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
 pub use sandbox::{Bind, ToolRoot};
@@ -150,21 +156,33 @@ impl Images {
         tool_root::get(&self.context, &self.cache, self.mirror.as_deref())
     }
 
-    /// The newest kernel of the tool root.
+    /// The kernel that is named, or the tool root's. One of Debian's is fetched on first use, which
+    /// takes some 200 MB from the network; the archive is asked for it at most once a day.
     ///
     /// # Errors
-    /// [`ImageError::NoKernel`].
-    pub fn kernel(&self, root: &ToolRoot) -> Result<Kernel, ImageError> {
-        kernel::newest(root.path()).ok_or_else(|| ImageError::NoKernel {
-            path: root.path().to_owned(),
-        })
+    /// No such kernel, one that lacks what the guest needs, one that is not built, no compiler for
+    /// it; no room, no network, an interruption.
+    pub fn kernel(&self, root: &ToolRoot, spec: Option<&KernelSpec>) -> Result<Kernel, ImageError> {
+        match spec {
+            None => kernel::of_tool_root(root),
+            Some(KernelSpec::Debian(name)) => {
+                let mirror = self.mirror.as_deref();
+                kernel::by_name(&self.context, &self.cache, mirror, root, name)
+            }
+            Some(KernelSpec::Tree(path)) => kernel::of_tree(root, path),
+            Some(KernelSpec::Image {
+                image,
+                modules,
+                headers,
+            }) => kernel::of_image(root, image, modules, headers.as_deref()),
+        }
     }
 
     /// The driver module for a kernel.
     ///
     /// # Errors
     /// What the compiler says, no room, no sources, an interruption.
-    pub fn driver(&self, root: &ToolRoot, kernel: &Kernel) -> Result<PathBuf, ImageError> {
+    pub fn driver(&self, kernel: &Kernel) -> Result<PathBuf, ImageError> {
         let folder = self.source.join("guest-driver");
         if !folder.is_dir() {
             return Err(ImageError::NoSource {
@@ -172,7 +190,7 @@ impl Images {
                 missing: "guest-driver".into(),
             });
         }
-        driver::get(&self.context, &self.cache, root, kernel, &folder)
+        driver::get(&self.context, &self.cache, kernel, &folder)
     }
 
     /// The base initramfs (init, shell and tools, kernel modules, driver, workloads) for a kernel.
@@ -180,13 +198,13 @@ impl Images {
     /// # Errors
     /// What a compiler says, no room, no sources, an interruption.
     pub fn initramfs(&self, root: &ToolRoot, kernel: &Kernel) -> Result<PathBuf, ImageError> {
-        let driver = self.driver(root, kernel)?;
+        let driver = self.driver(kernel)?;
         let programs = guest_programs::get(&self.context, &self.cache, &self.source)?;
         initramfs::get(&self.context, &self.cache, root, kernel, &driver, &programs)
     }
 
-    /// The source of a kernel of the root, as far as upstream's tests need it. Fetched on first
-    /// use, which takes 170 MB from the network.
+    /// The source of a kernel, as far as upstream's tests need it. That of a package is fetched on
+    /// first use, which takes 170 MB from the network.
     ///
     /// # Errors
     /// A missing host tool, no room, no network, no such package, an interruption.
@@ -211,13 +229,8 @@ impl Images {
     ///
     /// # Errors
     /// What the compiler says, a source without it, no room, an interruption.
-    pub fn test_hmm(
-        &self,
-        root: &ToolRoot,
-        kernel: &Kernel,
-        source: &KernelSource,
-    ) -> Result<PathBuf, ImageError> {
-        hmm_tests::module(&self.context, &self.cache, root, kernel, source)
+    pub fn test_hmm(&self, kernel: &Kernel, source: &KernelSource) -> Result<PathBuf, ImageError> {
+        hmm_tests::module(&self.context, &self.cache, kernel, source)
     }
 
     /// A cpio with the job and the user's files (host path, path in the guest), to be appended to

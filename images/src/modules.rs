@@ -5,10 +5,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::ImageError;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Modules};
 
 /// What the guest needs before it can speak with the host. Debian builds most of them in.
 pub(crate) const NEEDED: &[&str] = &["virtio_pci", "virtio_console"];
+
+/// A module that is to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModuleFile {
+    /// On the host.
+    pub(crate) file: PathBuf,
+    /// Relative to `/lib/modules/RELEASE` in the guest, perhaps with the ending of a packer.
+    pub(crate) name: PathBuf,
+}
+
+/// The modules to load, in order, for [`NEEDED`] to be there.
+pub(crate) fn needed(kernel: &Kernel) -> Result<Vec<ModuleFile>, ImageError> {
+    match &kernel.modules {
+        Modules::Installed(folder) => {
+            let paths = ModuleIndex::read(folder)?.resolve(kernel, NEEDED)?;
+            let in_folder = |name: PathBuf| ModuleFile {
+                file: folder.join(&name),
+                name,
+            };
+            Ok(paths.into_iter().map(in_folder).collect())
+        }
+        Modules::Tree(folder) => {
+            let paths = ModuleIndex::of_tree(folder)?.resolve(kernel, NEEDED)?;
+            let in_tree = |path: PathBuf| ModuleFile {
+                file: folder.join(&path),
+                name: Path::new("kernel").join(path),
+            };
+            Ok(paths.into_iter().map(in_tree).collect())
+        }
+    }
+}
 
 /// Modules by name, and what each needs, from `modules.dep` and `modules.builtin`.
 #[derive(Debug, Default)]
@@ -19,15 +50,51 @@ pub(crate) struct ModuleIndex {
 }
 
 impl ModuleIndex {
-    pub(crate) fn read(folder: &Path) -> Result<Self, ImageError> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read_to_string(&path).map_err(ImageError::io("read", path))
-        };
+    fn read(folder: &Path) -> Result<Self, ImageError> {
         Ok(Self::parse(
-            &read("modules.dep")?,
-            &read("modules.builtin")?,
+            &read(folder, "modules.dep")?,
+            &read(folder, "modules.builtin")?,
         ))
+    }
+
+    /// Of a tree, where nobody has run depmod: only of the modules that are needed and of what
+    /// they need themselves.
+    fn of_tree(folder: &Path) -> Result<Self, ImageError> {
+        // Without any modules there is no such file.
+        let order = match folder.join("modules.order").exists() {
+            true => read(folder, "modules.order")?,
+            false => String::new(),
+        };
+        let paths: HashMap<String, PathBuf> = order
+            .lines()
+            .map(|line| {
+                let path = Path::new(line).with_extension("ko");
+                (name_of(&path), path)
+            })
+            .collect();
+        let mut index = Self::parse("", &read(folder, "modules.builtin")?);
+        for wanted in NEEDED {
+            let mut needs = Vec::new();
+            let mut to_do = vec![(*wanted).to_owned()];
+            while let Some(name) = to_do.pop() {
+                let Some(path) = paths.get(&name) else {
+                    continue; // built in, or missing: resolving it tells
+                };
+                // The one that is wanted is not among those that it needs.
+                if name != *wanted {
+                    needs.retain(|known| known != path);
+                    needs.push(path.clone());
+                }
+                let file = folder.join(path);
+                let bytes = fs::read(&file).map_err(ImageError::io("read", file))?;
+                to_do.extend(depends(&bytes));
+            }
+            if let Some(path) = paths.get(*wanted) {
+                let entry = (path.clone(), needs);
+                index.loadable.insert((*wanted).to_owned(), entry);
+            }
+        }
+        Ok(index)
     }
 
     fn parse(dep: &str, builtin: &str) -> Self {
@@ -75,6 +142,23 @@ impl ModuleIndex {
     }
 }
 
+fn read(folder: &Path, name: &str) -> Result<String, ImageError> {
+    let path = folder.join(name);
+    fs::read_to_string(&path).map_err(ImageError::io("read", path))
+}
+
+/// The names of the modules that a module needs, from its own information: words such as
+/// `depends=a,b`, each with a zero byte behind it.
+fn depends(module: &[u8]) -> Vec<String> {
+    let words = module.split(|byte| *byte == 0);
+    let depends = words.filter_map(|word| word.strip_prefix(b"depends="));
+    let names = depends.flat_map(|names| names.split(|byte| *byte == b','));
+    names
+        .filter(|name| !name.is_empty())
+        .map(|name| String::from_utf8_lossy(name).replace('-', "_"))
+        .collect()
+}
+
 /// The module's name: the file's without endings, `-` and `_` being the same.
 fn name_of(path: &Path) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -106,12 +190,7 @@ mod tests {
     const BUILTIN: &str = "kernel/drivers/virtio/virtio_pci.ko\n";
 
     fn kernel() -> Kernel {
-        Kernel {
-            release: "7.3".into(),
-            image: "/".into(),
-            modules: "/".into(),
-            headers: "/".into(),
-        }
+        Kernel::named("7.3")
     }
 
     fn resolve(wanted: &[&str]) -> Vec<String> {
@@ -148,6 +227,58 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("nope") && error.contains("7.3"), "{error}");
+    }
+
+    /// A tree with these modules, each with what it depends on.
+    fn tree(modules: &[(&str, &str)]) -> (tempfile::TempDir, Kernel) {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: String| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        put("modules.builtin", BUILTIN.into());
+        let mut order = String::new();
+        for (path, depends) in modules {
+            order.push_str(&format!("{path}.o\n"));
+            put(
+                &format!("{path}.ko"),
+                format!("\u{7f}ELF\0license=GPL\0depends={depends}\0name=x\0"),
+            );
+        }
+        put("modules.order", order);
+        let kernel = Kernel {
+            modules: Modules::Tree(folder.path().to_owned()),
+            ..kernel()
+        };
+        (folder, kernel)
+    }
+
+    #[test]
+    fn modules_of_a_tree_load_after_what_they_need() {
+        let (folder, kernel) = tree(&[
+            ("drivers/char/virtio_console", "base-a,b"),
+            ("lib/base-a", "c"),
+            ("lib/b", "c"),
+            ("lib/c", ""),
+            ("lib/other", ""),
+        ]);
+        let files = needed(&kernel).unwrap();
+        let names: Vec<_> = files.iter().map(|m| m.name.to_str().unwrap()).collect();
+        let at = |name: &str| names.iter().position(|n| n.ends_with(name)).unwrap();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(at("c.ko") < at("base-a.ko") && at("c.ko") < at("b.ko"));
+        assert_eq!(at("drivers/char/virtio_console.ko"), 3);
+        assert_eq!(names[3], "kernel/drivers/char/virtio_console.ko");
+        let file = folder.path().join("drivers/char/virtio_console.ko");
+        assert_eq!(files[3].file, file);
+    }
+
+    #[test]
+    fn a_tree_without_a_needed_module_says_which() {
+        let (_folder, kernel) = tree(&[]);
+        let error = needed(&kernel).unwrap_err().to_string();
+        assert!(error.contains("virtio_console"), "{error}");
     }
 
     #[test]

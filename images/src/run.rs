@@ -219,7 +219,11 @@ fn hint(log: &str) -> Option<String> {
             "the packages' signature cannot be checked: install debian-archive-keyring",
         ),
         (
-            &["Unable to locate package", "has no installation candidate"],
+            &[
+                "Unable to locate package",
+                "has no installation candidate",
+                "' was not found",
+            ],
             "the mirror lacks a package: try another by HMMGPU_MIRROR",
         ),
         (

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use hmmgpu_images::KernelSpec;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::accel::Choice;
 use crate::size::{MIB, Size};
@@ -26,6 +28,10 @@ pub struct Profile {
     /// hmmgpu devices, 1 to [`MAX_GPUS`]; 1 where the profile does not say.
     #[serde(default = "one")]
     pub gpus: u32,
+    /// Kernel of the guest, named as by `--kernel`; `None`: the tool root's. Relative paths count
+    /// from the working folder.
+    #[serde(default, deserialize_with = "kernel")]
+    pub kernel: Option<KernelSpec>,
     /// Accelerator.
     #[serde(default)]
     pub accel: Choice,
@@ -109,6 +115,11 @@ fn default_vram() -> Size {
 
 fn one() -> u32 {
     1
+}
+
+fn kernel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KernelSpec>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 fn yes() -> bool {
@@ -340,6 +351,9 @@ mod tests {
         assert_eq!((line, key.as_deref()), (3, Some("cpus")));
         let (line, key, _) = error("memory = \"2G\"\nvram = \"1G\"\naccel = \"xen\"\n");
         assert_eq!((line, key.as_deref()), (3, Some("accel")));
+        let (line, key, shown) = error("memory = \"2G\"\nkernel = \"debian:sid\"\n");
+        assert_eq!((line, key.as_deref()), (2, Some("kernel")));
+        assert!(shown.contains("write debian:7.2"), "{shown}");
     }
 
     #[test]
@@ -376,6 +390,13 @@ mod tests {
             ..default
         };
         assert_eq!(profile, expected);
+    }
+
+    #[test]
+    fn a_profile_may_name_a_kernel() {
+        let profile = Profile::parse("kernel = \"debian:7.2\"\n", "my.toml").expect("valid");
+        assert_eq!(profile.kernel, "debian:7.2".parse().ok());
+        assert_eq!(Profile::load("default").expect("valid").kernel, None);
     }
 
     #[test]

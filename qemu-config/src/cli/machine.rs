@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use hmmgpu_images::KernelSpec;
 
 use super::values::{cpus, duration, gpus, kernel_arg, memory, vram};
 use crate::accel::Choice;
@@ -16,6 +17,11 @@ pub struct MachineArgs {
     /// Machine profile: a built-in name (default, bench, two-gpus) or the path of a TOML file.
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
+    /// Kernel of the guest: one of Debian's (debian:7.2 is the newest of that series, debian:7.2.12
+    /// that one), the folder of a built tree, or an image, its modules, and what to build against
+    /// where lib/modules has no 'build'. [default: the tool root's]
+    #[arg(long, value_name = "debian:SERIES|TREE|BZIMAGE,MODULES[,HEADERS]")]
+    pub kernel: Option<KernelSpec>,
     /// Accelerator. auto tries KVM and falls back to TCG when no guest reaches user space.
     #[arg(long, value_enum)]
     pub accel: Option<Choice>,

@@ -187,6 +187,7 @@ fn vm_options(
     interrupt: &Interrupt,
 ) -> Result<VmOptions, Error> {
     let mut profile = Profile::load(args.profile.as_deref().unwrap_or(usual))?;
+    profile.kernel = args.kernel.clone().or(profile.kernel);
     profile.accel = args.accel.unwrap_or(profile.accel);
     profile.memory = args.memory.unwrap_or(profile.memory);
     profile.vram = args.vram.unwrap_or(profile.vram);

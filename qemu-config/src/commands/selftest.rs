@@ -135,7 +135,7 @@ fn make(
         };
         let program = images.hmm_tests(root, &source)?;
         let module = match against {
-            Some(OtherDriver::TestHmm) => Some(images.test_hmm(root, kernel, &source)?),
+            Some(OtherDriver::TestHmm) => Some(images.test_hmm(kernel, &source)?),
             None => None,
         };
         Ok(Made {

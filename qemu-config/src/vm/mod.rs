@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job, PROTOCOL_VERSION};
-use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, ToolRoot};
+use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, KernelSpec, ToolRoot};
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -299,9 +299,7 @@ impl VmError {
     pub fn exit_code(&self) -> u8 {
         use crate::exit;
         match self {
-            Self::Image(ImageError::UserFile { .. } | ImageError::NotKernelSource { .. }) => {
-                exit::USAGE
-            }
+            Self::Image(error) if error.is_usage() => exit::USAGE,
             Self::Image(_) => exit::MISSING,
             Self::Host { .. } => exit::HOST,
             Self::Options(_) => exit::USAGE,
@@ -388,9 +386,11 @@ impl Vm {
             None => find_server_program()?,
         };
         let images = Images::new(options.images.clone())?;
+        let spec = options.profile.kernel.as_ref();
+        spec.map_or(Ok(()), KernelSpec::check)?;
         let (root, kernel, base_initramfs) = interruptible(&options, || {
             let root = images.tool_root()?;
-            let kernel = images.kernel(&root)?;
+            let kernel = images.kernel(&root, spec)?;
             let base_initramfs = images.initramfs(&root, &kernel)?;
             Ok((root, kernel, base_initramfs))
         })?;

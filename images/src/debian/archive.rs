@@ -1,0 +1,511 @@
+//! Which kernels Debian's archive holds.
+//!
+//! The package lists of all suites are some 30 MB, of which a few lines are kept: the list of
+//! kernels. It is good for a day; a kernel that is not in it is looked for in a new one.
+
+use std::cmp::Reverse;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::meter::Meter;
+use super::{STABLE, Sources};
+use crate::cache::{self, Cache};
+use crate::context::Context;
+use crate::host_tools::{self, BWRAP, MMDEBSTRAP};
+use crate::keys::Key;
+use crate::progress::Ended;
+use crate::{ImageError, run, sandbox};
+
+/// Counts changes in what is looked for.
+const VERSION: u32 = 1;
+/// A list is taken without asking the archive for so long.
+const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const WHAT: &str = "list of Debian's kernels";
+/// Lines of the hook's output that say something begin with it.
+const MARK: &str = "kernel: ";
+
+/// All suites that are looked into.
+const ALL: Sources = Sources {
+    suite: "trixie",
+    added: &["trixie-backports", "forky", "sid", "experimental"],
+};
+/// Suites, and what a root of a kernel of each is made from. Of kernels of the same version the
+/// suite that comes first here wins: it has the same compiler as the tool root's kernel.
+const SUITES: &[(&str, Sources)] = &[
+    ("trixie-backports", STABLE),
+    ("trixie", STABLE),
+    ("trixie-updates", STABLE),
+    ("trixie-security", STABLE),
+    (
+        "forky",
+        Sources {
+            suite: "forky",
+            added: &[],
+        },
+    ),
+    (
+        "sid",
+        Sources {
+            suite: "sid",
+            added: &[],
+        },
+    ),
+    (
+        "experimental",
+        Sources {
+            suite: "sid",
+            added: &["experimental"],
+        },
+    ),
+];
+
+/// Run by mmdebstrap when it has read the package lists: a line for each package that a kernel
+/// consists of. apt knows how it keeps the lists.
+const LIST_KERNELS: &str = r#"set -e
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+apt-get indextargets --format '$(RELEASE) $(FILENAME)' 'Created-By: Packages' |
+while read -r suite file; do
+    /usr/lib/apt/apt-helper cat-file "$file" | awk -v mark="MARK" -v suite="$suite" '
+        /^Package: / { name = $2 }
+        /^Version: / && name ~ /^linux-(image|headers)-[0-9]/ { print mark suite, name, $2 }'
+done"#;
+
+/// A kernel that can be had, with headers to build modules for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ArchiveKernel {
+    /// What `uname -r` says.
+    pub(crate) release: String,
+    /// Name of the package with the image.
+    pub(crate) image: String,
+    /// Version of that and of the headers.
+    pub(crate) version: String,
+    /// Index in [`SUITES`].
+    suite: usize,
+}
+
+impl ArchiveKernel {
+    /// Name of the package with the headers.
+    pub(crate) fn headers(&self) -> String {
+        format!("linux-headers-{}", self.release)
+    }
+
+    /// Where it comes from.
+    pub(crate) fn sources(&self) -> Sources {
+        SUITES.get(self.suite).map_or(ALL, |(_, sources)| *sources)
+    }
+
+    /// Name of its suite.
+    pub(crate) fn suite(&self) -> &'static str {
+        SUITES.get(self.suite).map_or("", |(name, _)| name)
+    }
+
+    /// Linux's version, for example `7.2.13` or `7.3-rc7`.
+    fn linux(&self) -> String {
+        upstream(&self.version).replace("~rc", "-rc")
+    }
+
+    /// Its first two numbers, for example `7.2`.
+    fn series(&self) -> String {
+        let version = upstream(&self.version);
+        let version = version.split('~').next().unwrap_or(version);
+        version.split('.').take(2).collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether a name as in `debian:NAME` means this kernel: a series, a version or a release.
+    fn is_called(&self, name: &str) -> bool {
+        self.release == name || self.linux() == name || self.series() == name
+    }
+
+    /// Later in this order is better: released, newer, from an earlier suite of [`SUITES`].
+    fn rank(&self) -> impl Ord {
+        let version = upstream(&self.version);
+        let released = !version.contains('~');
+        let revision = self.version.strip_prefix(version).unwrap_or("");
+        (
+            released,
+            numbers(version),
+            Reverse(self.suite),
+            numbers(revision),
+        )
+    }
+}
+
+/// The numbers in a version, in order.
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
+}
+
+/// The part of a package's version that is upstream's: without Debian's revision.
+fn upstream(version: &str) -> &str {
+    version
+        .rsplit_once('-')
+        .map_or(version, |(upstream, _)| upstream)
+}
+
+/// The best kernel of this name.
+fn choose<'a>(kernels: &'a [ArchiveKernel], name: &str) -> Option<&'a ArchiveKernel> {
+    kernels
+        .iter()
+        .filter(|kernel| kernel.is_called(name))
+        .max_by_key(|kernel| kernel.rank())
+}
+
+/// The kernels in a list of lines `SUITE PACKAGE VERSION`: those of the plain flavour that have an
+/// image, signed or not, and headers of the same version in one suite.
+fn parse(list: &str) -> Vec<ArchiveKernel> {
+    let packages: Vec<[&str; 3]> = list
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            words.try_into().ok()
+        })
+        .collect();
+    let mut kernels: Vec<ArchiveKernel> = Vec::new();
+    for [suite, package, version] in &packages {
+        let Some(release) = package.strip_prefix("linux-headers-") else {
+            continue;
+        };
+        let plain = release
+            .strip_suffix("-amd64")
+            .is_some_and(|rest| !rest.ends_with("-rt") && !rest.ends_with("-cloud"));
+        let Some(index) = SUITES.iter().position(|(name, _)| name == suite) else {
+            continue;
+        };
+        let signed = format!("linux-image-{release}");
+        let unsigned = format!("{signed}-unsigned");
+        let image = [signed, unsigned]
+            .into_iter()
+            .find(|image| packages.contains(&[suite, image, version]));
+        let (true, Some(image)) = (plain, image) else {
+            continue;
+        };
+        kernels.push(ArchiveKernel {
+            release: (*release).to_owned(),
+            image,
+            version: (*version).to_owned(),
+            suite: index,
+        });
+    }
+    kernels
+}
+
+/// What there is, for a person: a line for each series, newest first.
+fn shown(kernels: &[ArchiveKernel]) -> Vec<String> {
+    let mut kernels: Vec<_> = kernels.iter().collect();
+    kernels.sort_by_key(|kernel| Reverse((numbers(&kernel.series()), kernel.rank())));
+    let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+    for kernel in kernels {
+        let entry = format!("{} ({})", kernel.linux(), kernel.suite());
+        match lines.last_mut() {
+            Some((series, entries)) if *series == kernel.series() => entries.push(entry),
+            _ => lines.push((kernel.series(), vec![entry])),
+        }
+    }
+    lines
+        .into_iter()
+        .map(|(series, mut entries)| {
+            entries.dedup();
+            format!("debian:{series}: {}", entries.join(", "))
+        })
+        .collect()
+}
+
+/// What a lookup has found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) kernel: ArchiveKernel,
+    /// The archive was not asked: it may not have that kernel any more.
+    pub(crate) from_memory: bool,
+}
+
+/// Finds a kernel by series, version or release. `anew`: ask the archive in any case.
+pub(crate) fn find(
+    context: &Context,
+    cache: &Cache,
+    mirror: Option<&str>,
+    name: &str,
+    anew: bool,
+) -> Result<Found, ImageError> {
+    let path = list_path(cache, mirror);
+    let known = |kernel: &ArchiveKernel| Found {
+        kernel: kernel.clone(),
+        from_memory: true,
+    };
+    let old = read(&path)?;
+    if let Some((list, age)) = &old
+        && *age < GOOD_FOR
+        && !anew
+        && let Some(kernel) = choose(&parse(list), name)
+    {
+        return Ok(known(kernel));
+    }
+    let list = match look(context, cache, mirror, &path) {
+        Ok(list) => list,
+        // Without a network, what was there is better than nothing.
+        Err(error @ ImageError::Command { .. }) if !anew => {
+            let Some((list, age)) = old else {
+                return Err(error);
+            };
+            let Some(found) = choose(&parse(&list), name).map(known) else {
+                return Err(error);
+            };
+            let days = age.as_secs() / GOOD_FOR.as_secs();
+            context.progress.note(&format!(
+                "Debian's archive cannot be asked; taking its {WHAT} of {days} days ago"
+            ));
+            return Ok(found);
+        }
+        Err(error) => return Err(error),
+    };
+    let kernels = parse(&list);
+    match choose(&kernels, name) {
+        Some(kernel) => Ok(Found {
+            kernel: kernel.clone(),
+            from_memory: false,
+        }),
+        None => Err(ImageError::NoSuchKernel {
+            name: name.to_owned(),
+            there: shown(&kernels),
+        }),
+    }
+}
+
+/// Another mirror may have other kernels.
+fn list_path(cache: &Cache, mirror: Option<&str>) -> PathBuf {
+    let mut key = Key::new("kernels", VERSION);
+    key.field("mirror", mirror.unwrap_or_default().as_bytes());
+    let name = format!("{}.list", key.finish());
+    cache.folder().join("kernels").join(name)
+}
+
+/// A list and its age.
+fn read(path: &Path) -> Result<Option<(String, Duration)>, ImageError> {
+    let Ok(meta) = fs::metadata(path) else {
+        return Ok(None);
+    };
+    let list = fs::read_to_string(path).map_err(ImageError::io("read", path))?;
+    let age = meta.modified().map(|at| at.elapsed());
+    // A time in the future is none.
+    let age = age.ok().and_then(Result::ok).unwrap_or(Duration::MAX);
+    Ok(Some((list, age)))
+}
+
+/// Asks the archive, and keeps what it says.
+fn look(
+    context: &Context,
+    cache: &Cache,
+    mirror: Option<&str>,
+    path: &Path,
+) -> Result<String, ImageError> {
+    let begun = SystemTime::now();
+    let _lock = cache.lock(context, "kernels", WHAT)?;
+    // Another run may have asked while this one waited.
+    let renewed = fs::metadata(path).and_then(|meta| meta.modified());
+    if renewed.is_ok_and(|at| at > begun)
+        && let Some((list, _)) = read(path)?
+    {
+        return Ok(list);
+    }
+    context.progress.begin(WHAT);
+    let list = ask(context, cache, mirror, path);
+    context.progress.end(Ended::of(&list));
+    list
+}
+
+fn ask(
+    context: &Context,
+    cache: &Cache,
+    mirror: Option<&str>,
+    path: &Path,
+) -> Result<String, ImageError> {
+    context.check_interrupted(WHAT)?;
+    host_tools::ensure(context, cache, &[BWRAP, MMDEBSTRAP])?;
+    sandbox::probe()?;
+    let scratch = path.with_extension("partial");
+    cache::remove(&scratch)?;
+    fs::create_dir_all(&scratch).map_err(ImageError::io("create", &scratch))?;
+    let asked = list_by_apt(context, cache, mirror, &scratch);
+    cache::remove(&scratch)?;
+    let list = asked?;
+    // Whole or not at all.
+    let new = path.with_extension("new");
+    fs::write(&new, &list).map_err(ImageError::io("write", &new))?;
+    fs::rename(&new, path).map_err(ImageError::io("create", path))?;
+    Ok(list)
+}
+
+fn list_by_apt(
+    context: &Context,
+    cache: &Cache,
+    mirror: Option<&str>,
+    scratch: &Path,
+) -> Result<String, ImageError> {
+    let log = cache.log("kernels", "archive")?;
+    let mut command = ALL.mmdebstrap(scratch);
+    let hook = LIST_KERNELS.replace("MARK", MARK);
+    command
+        .arg("--variant=custom")
+        .arg(format!("--customize-hook={hook}"));
+    ALL.into_folder(&mut command, scratch, mirror);
+    let mut list = String::new();
+    let mut meter = Meter::default();
+    run::run(
+        context,
+        "asking Debian's archive for its kernels",
+        &mut command,
+        &log,
+        |line| {
+            if let Some(found) = line.strip_prefix(MARK) {
+                list.push_str(found);
+                list.push('\n');
+            } else if let Some((percent, detail)) = meter.line(line) {
+                context.progress.update(percent, &detail);
+            }
+        },
+    )?;
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "\
+trixie linux-image-6.12.107+deb13-amd64 6.12.107-1
+trixie linux-headers-6.12.107+deb13-amd64 6.12.107-1
+trixie-backports linux-image-7.1.8+deb13-amd64 7.1.8-1~bpo13+1
+trixie-backports linux-image-7.2.9+deb13-amd64 7.2.9-1~bpo13+1
+trixie-backports linux-headers-7.2.9+deb13-amd64 7.2.9-1~bpo13+1
+trixie-backports linux-image-7.2.12+deb13-amd64 7.2.12-1~bpo13+1
+trixie-backports linux-headers-7.2.12+deb13-amd64 7.2.12-1~bpo13+1
+trixie-backports linux-image-7.2.12+deb13-rt-amd64 7.2.12-1~bpo13+1
+trixie-backports linux-headers-7.2.12+deb13-rt-amd64 7.2.12-1~bpo13+1
+trixie-backports linux-headers-7.2.12+deb13-common 7.2.12-1~bpo13+1
+trixie-backports linux-image-7.3.4+deb13-amd64 7.3.4-1~bpo13+1
+trixie-backports linux-headers-7.3.4+deb13-amd64 7.3.4-1~bpo13+1
+forky linux-image-7.2.12+deb14-amd64 7.2.12-1
+forky linux-headers-7.2.12+deb14-amd64 7.2.12-1
+sid linux-image-7.2.13+deb14-amd64-unsigned 7.2.13-1
+sid linux-headers-7.2.13+deb14-amd64 7.2.13-1
+experimental linux-image-7.3-amd64 7.3~rc7-1~exp1
+experimental linux-headers-7.3-amd64 7.3~rc7-1~exp1
+experimental linux-image-7.4-amd64 7.4~rc2-1~exp1
+experimental linux-headers-7.4-amd64 7.4~rc2-1~exp1
+experimental linux-image-7.4-amd64 7.4~rc10-1~exp1
+experimental linux-headers-7.4-amd64 7.4~rc10-1~exp1
+another linux-image-7.9-amd64 7.9-1
+another linux-headers-7.9-amd64 7.9-1
+broken line
+";
+
+    fn chosen(name: &str) -> Option<(String, &'static str, String)> {
+        let kernels = parse(LIST);
+        let kernel = choose(&kernels, name)?;
+        Some((
+            kernel.release.clone(),
+            kernel.suite(),
+            kernel.version.clone(),
+        ))
+    }
+
+    fn release(name: &str) -> Option<String> {
+        chosen(name).map(|(release, ..)| release)
+    }
+
+    #[test]
+    fn a_series_is_its_newest_kernel() {
+        assert_eq!(release("7.2").as_deref(), Some("7.2.13+deb14-amd64"));
+        assert_eq!(release("6.12").as_deref(), Some("6.12.107+deb13-amd64"));
+    }
+
+    #[test]
+    fn released_comes_before_candidates() {
+        assert_eq!(release("7.3").as_deref(), Some("7.3.4+deb13-amd64"));
+        let (_, suite, version) = chosen("7.4").unwrap();
+        assert_eq!(
+            (suite, version.as_str()),
+            ("experimental", "7.4~rc10-1~exp1")
+        );
+    }
+
+    #[test]
+    fn a_version_or_a_release_is_that_one() {
+        assert_eq!(chosen("7.2.12").unwrap().1, "trixie-backports");
+        assert_eq!(chosen("7.2.12+deb14-amd64").unwrap().1, "forky");
+        assert_eq!(chosen("7.3-rc7").unwrap().1, "experimental");
+        assert_eq!(release("7.2.1"), None);
+        assert_eq!(release("7.3.4.1"), None);
+    }
+
+    #[test]
+    fn kernels_without_headers_and_other_flavours_do_not_count() {
+        assert_eq!(release("7.1"), None);
+        assert_eq!(release("7.9"), None);
+        assert!(parse(LIST).iter().all(|k| !k.release.contains("rt")));
+    }
+
+    #[test]
+    fn an_image_may_be_unsigned() {
+        let kernels = parse(LIST);
+        let kernel = choose(&kernels, "7.2").unwrap();
+        assert_eq!(kernel.image, "linux-image-7.2.13+deb14-amd64-unsigned");
+        assert_eq!(kernel.headers(), "linux-headers-7.2.13+deb14-amd64");
+        assert_eq!(kernel.sources().suite, "sid");
+    }
+
+    #[test]
+    fn what_is_there_is_told_by_series_newest_first() {
+        assert_eq!(
+            shown(&parse(LIST)),
+            [
+                "debian:7.4: 7.4-rc10 (experimental), 7.4-rc2 (experimental)",
+                "debian:7.3: 7.3.4 (trixie-backports), 7.3-rc7 (experimental)",
+                "debian:7.2: 7.2.13 (sid), 7.2.12 (trixie-backports), 7.2.12 (forky), \
+                 7.2.9 (trixie-backports)",
+                "debian:6.12: 6.12.107 (trixie)",
+            ]
+        );
+    }
+
+    fn with_list(age: Duration) -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned());
+        let path = list_path(&cache, Some("mirror"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, LIST).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+        (folder, cache)
+    }
+
+    #[test]
+    fn a_young_list_serves_without_the_archive() {
+        let (_folder, cache) = with_list(Duration::from_secs(60));
+        let context = Context::silent();
+        // Whoever asks the archive would find the user's patience at its end.
+        context
+            .cancel
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        let find = |mirror, name, anew| find(&context, &cache, Some(mirror), name, anew);
+        let found = find("mirror", "7.2", false).unwrap();
+        assert!(found.from_memory);
+        assert_eq!(found.kernel.version, "7.2.13-1");
+        assert!(find("mirror", "7.1", false).is_err(), "looks anew");
+        assert!(find("mirror", "7.2", true).is_err(), "looks anew");
+        assert!(find("other", "7.2", false).is_err(), "another mirror");
+    }
+
+    #[test]
+    fn an_old_list_does_not() {
+        let (_folder, cache) = with_list(2 * GOOD_FOR);
+        let context = Context::silent();
+        context
+            .cancel
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(find(&context, &cache, Some("mirror"), "7.2", false).is_err());
+    }
+}
