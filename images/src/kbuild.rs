@@ -53,7 +53,9 @@ pub(crate) fn modules(
         .arg("-C")
         .arg(&build.headers)
         .args(&build.arguments)
-        .args([&format!("M={inside}"), "modules"]);
+        // Where to write is said too: headers that are not where they were installed take the
+        // folder that make runs in for it.
+        .args([&format!("M={inside}"), &format!("MO={inside}"), "modules"]);
     run::run(context, what, &mut command, log, |line| {
         context.progress.update(None, line.trim());
     })

@@ -106,6 +106,18 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
             &["run", "--file", "/nonexistent", "--", "true"],
             "/nonexistent",
         ),
+        (
+            &["run", "--kernel", "debian:sid", "--", "true"],
+            "debian:7.2",
+        ),
+        (
+            &["bench", "--kernel", "/nonexistent"],
+            "no kernel for the guest",
+        ),
+        (
+            &["selftest", "--kernel", "/dev/null,/nonexistent"],
+            "no bzImage",
+        ),
         (&["nosuch"], "nosuch"),
         (&["shell"], "hmmgpu run"),
     ] {
@@ -120,6 +132,30 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
         0,
         "nothing was made"
     );
+}
+
+#[test]
+fn a_kernel_without_device_private_memory_is_told_so() {
+    let home = tempfile::tempdir().expect("a folder");
+    let tree = home.path().join("linux");
+    std::fs::create_dir(&tree).expect("makes");
+    for name in ["Makefile", "Kconfig"] {
+        std::fs::write(tree.join(name), "").expect("writes");
+    }
+    std::fs::write(tree.join(".config"), "CONFIG_64BIT=y\n").expect("writes");
+    let tree = tree.to_str().expect("UTF-8");
+    let output = run(home.path(), &["bench", "--kernel", tree]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for word in [
+        tree,
+        "CONFIG_DEVICE_PRIVATE=y",
+        "CONFIG_TRANSPARENT_HUGEPAGE=y",
+        "run make",
+    ] {
+        assert!(stderr.contains(word), "{word}: {stderr}");
+    }
+    assert!(!home.path().join("cache").exists(), "nothing was made");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! into more than one suite, the others come from the mirror that it has chosen.
 
 pub(crate) mod archive;
+pub(crate) mod kernels;
 pub(crate) mod meter;
 pub(crate) mod root;
 

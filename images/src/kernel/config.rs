@@ -53,6 +53,7 @@ const REQUIRED: &[(&str, Wanted, &str)] = &[
     ("BINFMT_SCRIPT", BuiltIn, "scripts"),
     ("FUTEX", BuiltIn, "programs with threads"),
     ("EVENTFD", BuiltIn, "the guest's init"),
+    ("INOTIFY_USER", BuiltIn, "the guest's init"),
     ("PROC_FS", BuiltIn, "/proc"),
     ("SYSFS", BuiltIn, "/sys"),
     ("DEVTMPFS", BuiltIn, "/dev"),

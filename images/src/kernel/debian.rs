@@ -11,7 +11,8 @@ use super::tree::check_pagemap;
 use crate::ImageError;
 use crate::cache::Cache;
 use crate::context::Context;
-use crate::debian::archive::{self, ArchiveKernel, Found};
+use crate::debian::archive::{self, Found};
+use crate::debian::kernels::ArchiveKernel;
 use crate::debian::root::{self, Recipe};
 use crate::sandbox::ToolRoot;
 

@@ -16,6 +16,7 @@ Examples:
   echo hello | hmmgpu run -- cat
   hmmgpu run --profile two-gpus --telemetry counted.json -- sh -c 'ls /dev/hmmgpu*'
   hmmgpu run --driver-params fault_around_pages=1 -- my-workload
+  hmmgpu run --kernel debian:7.2 -- uname -r
 
 A file without a path of its own in the guest goes to /usr/local/bin, which is in the guest's PATH.
 Programs must be linked statically. The command's output and exit status are passed through (128+n

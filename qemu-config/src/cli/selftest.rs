@@ -13,6 +13,7 @@ Examples:
   hmmgpu selftest --loops 20 --skip benchmark_thp_migration
   hmmgpu selftest --json result.json --against test_hmm
   hmmgpu selftest --json - | jq '.tests[] | select(.result == \"fail\").name'
+  hmmgpu selftest --kernel debian:7.2
   hmmgpu selftest --kernel-source ~/linux
 
 The tests are the kernel's tools/testing/selftests/mm/hmm-tests.c. The first use fetches the source
@@ -36,7 +37,7 @@ pub struct SelftestArgs {
     /// Run all of it so often, in one guest.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub loops: u32,
-    /// Take the tests from this Linux source tree, not from the source package of the kernel.
+    /// Take the tests from this Linux source tree, not from the kernel's own source.
     #[arg(long, value_name = "TREE")]
     pub kernel_source: Option<PathBuf>,
     /// Run the same tests on another driver too, and show both side by side.

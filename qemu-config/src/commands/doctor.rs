@@ -162,6 +162,7 @@ fn all_checks() -> Vec<Check> {
             checks.push(source(images.source_folder()));
             checks.push(cache(images.cache_folder(), root.is_some()));
             checks.extend(root_checks(root.as_deref()));
+            checks.extend(more_kernels(images.cache_folder()));
         }
     }
     checks.push(match find_server_program() {
@@ -328,16 +329,31 @@ fn root_checks(root: Option<&Path>) -> Vec<Check> {
     let list = std::fs::read_to_string(root.join("packages")).unwrap_or_default();
     let qemu = package_version(&list, "qemu-system-x86").unwrap_or_else(|| "?".into());
     checks.push(check("QEMU", Status::Ok, qemu));
-    let kernels: Vec<String> = std::fs::read_dir(root.join("usr/lib/modules"))
-        .map(|entries| {
-            entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok())
-                .collect()
-        })
-        .unwrap_or_default();
-    checks.push(check("guest kernel", Status::Ok, kernels.join(", ")));
+    checks.push(check("guest kernel", Status::Ok, kernels(root).join(", ")));
     checks
+}
+
+/// Releases of the kernels in a root.
+fn kernels(root: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.join("usr/lib/modules")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+/// Kernels that `--kernel debian:...` has fetched.
+fn more_kernels(cache: &Path) -> Option<Check> {
+    let entries = std::fs::read_dir(cache.join("kernel")).ok()?;
+    let mut releases: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_none())
+        .flat_map(|entry| kernels(&entry.path()))
+        .collect();
+    releases.sort();
+    (!releases.is_empty()).then(|| check("more kernels", Status::Ok, releases.join(", ")))
 }
 
 fn runtime_folder() -> Check {

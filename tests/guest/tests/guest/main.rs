@@ -11,6 +11,7 @@
 mod bench;
 mod compute;
 mod guest;
+mod kernel;
 mod program_run;
 mod selftest;
 mod serve;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let mut trials = shared::trials(&program);
     trials.extend(compute::trials(&program));
     trials.extend(program_run::trials(&program));
+    trials.extend(kernel::trials(&program));
     trials.extend(bench::trials(&program));
     trials.extend(selftest::trials(&program));
     trials.extend(serve::trials(&program));
