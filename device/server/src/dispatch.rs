@@ -52,6 +52,8 @@ const UNMAP_ALL: u32 = 1 << 1;
 /// Serves one client until it goes or `socket` is shut down. Returns whether it negotiated a
 /// version: one that did not has touched nothing.
 ///
+/// `on_negotiated` is called when it has.
+///
 /// # Errors
 /// When the client goes inside a message, sends a header that cannot be true, or the socket
 /// fails. The server itself can go on with the next client.
@@ -59,12 +61,14 @@ pub fn serve_client(
     socket: impl AsFd,
     description: &Description,
     backend: &mut dyn ServerBackend,
+    on_negotiated: &mut dyn FnMut(),
 ) -> (bool, Result<(), ConnectionError>) {
     let socket = socket.as_fd();
     let mut receiver = Receiver::new();
     let mut session = Session {
         description,
         backend,
+        on_negotiated,
         negotiated: false,
         reply: Vec::new(),
         unanswered: Occasional::default(),
@@ -97,6 +101,7 @@ struct Answer<'d> {
 struct Session<'d, 'b> {
     description: &'d Description,
     backend: &'b mut dyn ServerBackend,
+    on_negotiated: &'b mut dyn FnMut(),
     negotiated: bool,
     /// The reply under construction; kept to keep its memory.
     reply: Vec<u8>,
@@ -233,6 +238,7 @@ impl<'d> Session<'d, '_> {
         }
         capabilities::check_client(fields.rest())?;
         self.negotiated = true;
+        (self.on_negotiated)();
         self.put_u16(VERSION.0);
         self.put_u16(VERSION.1.min(minor));
         self.reply.extend_from_slice(&capabilities::server());

@@ -16,6 +16,7 @@
 //! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
 //! | `shutdown` | how any thread ends it |
 //! | `control` | the control socket, and what is said on it |
+//! | `metrics` | Prometheus' text, and HTTP |
 //! | `runtime_directory` | where servers of one user are found |
 //! | `network` | the thread for all who only look |
 //! | `qemu` | the QEMU arguments that attach the device |
@@ -33,6 +34,7 @@ mod connection;
 mod control;
 mod description;
 mod dispatch;
+mod metrics;
 mod network;
 mod occasional;
 mod output;
@@ -48,6 +50,7 @@ pub use connection::ConnectionError;
 pub use control::{ControlOptions, MAX_CONTROL_CLIENTS};
 pub use description::{Description, MmapArea, Region};
 pub use dispatch::serve_client;
+pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, prometheus_text};
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;
 pub use runtime_directory::{default_control_path, runtime_directory};

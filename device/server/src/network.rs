@@ -7,9 +7,17 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+/// Least time from one snapshot to the next: whatever clients ask for, engines are held up no more
+/// often.
+const PACE: Duration = Duration::from_millis(5);
+/// Threads for snapshots of other processes.
+const BLOCKING_THREADS: usize = 2;
 
 /// Something that listens, as a task that runs until it is dropped.
 pub(crate) type Service = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -27,7 +35,10 @@ impl Network {
     /// # Errors
     /// When the host refuses a thread or an event queue.
     pub(crate) fn start(services: Vec<Service>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("network".to_owned())
@@ -55,5 +66,29 @@ impl Drop for Network {
         {
             tracing::error!("the thread of control socket and metrics had failed");
         }
+    }
+}
+
+/// Whose turn it is to take a snapshot: one at a time, and not too often.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<Option<Instant>>);
+
+/// Taking a snapshot is for whoever holds it.
+pub(crate) struct Turn<'a>(MutexGuard<'a, Option<Instant>>);
+
+impl Pace {
+    /// Waits for the turn, in the order of those who wait.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        let last = self.0.lock().await;
+        if let Some(last) = *last {
+            sleep_until(last + PACE).await;
+        }
+        Turn(last)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0 = Some(Instant::now());
     }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::backend::ModelBackend;
 use crate::control::{ControlOptions, ControlSocket};
 use crate::dispatch::serve_client;
+use crate::metrics::MetricsListener;
 use crate::network::{Network, Service};
 use crate::output::{Output, TelemetryOutput};
 use crate::shutdown::Shutdown;
@@ -68,6 +69,7 @@ pub struct Server {
     device: Arc<Device>,
     socket: BoundSocket,
     control: Option<ControlSocket>,
+    metrics: Option<MetricsListener>,
     output: Option<(String, Output)>,
 }
 
@@ -119,8 +121,16 @@ impl Server {
             device: Arc::new(device),
             socket,
             control,
+            metrics: None,
             output,
         })
+    }
+
+    /// Answers requests for metrics too, as those of GPU 0.
+    #[must_use]
+    pub fn with_metrics(mut self, listener: MetricsListener) -> Self {
+        self.metrics = Some(listener);
+        self
     }
 
     /// Serves one client after the other until `shutdown` is triggered, then writes the telemetry
@@ -134,9 +144,10 @@ impl Server {
             device,
             socket,
             control,
+            metrics,
             output,
         } = self;
-        let served = start_network(&device, control.as_ref())
+        let served = start_network(&device, control.as_ref(), metrics)
             .and_then(|_network| serve_clients(&device, &socket, shutdown))
             .map_err(ServeError::System);
         drop(control);
@@ -150,10 +161,19 @@ impl Server {
 }
 
 /// Starts to serve those who only look.
-fn start_network(device: &Arc<Device>, control: Option<&ControlSocket>) -> io::Result<Network> {
+fn start_network(
+    device: &Arc<Device>,
+    control: Option<&ControlSocket>,
+    metrics: Option<MetricsListener>,
+) -> io::Result<Network> {
     let mut services: Vec<Service> = Vec::new();
     if let Some(control) = control {
         services.push(Box::pin(control.service(device)?));
+    }
+    if let Some(metrics) = metrics {
+        let device = Arc::clone(device);
+        let source = move || vec![(0, device.snapshot_without_windows())];
+        services.push(metrics.service(Arc::new(source)));
     }
     Network::start(services)
 }
@@ -233,7 +253,9 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
 fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
     let description = ModelBackend::describe(device);
     let mut backend = ModelBackend::new(device);
-    let (negotiated, result) = serve_client(client, &description, &mut backend);
+    let (negotiated, result) = serve_client(client, &description, &mut backend, &mut || {
+        device.client_connected(true);
+    });
     match result {
         Ok(()) => info!(negotiated, "client has gone"),
         Err(_) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),
@@ -241,6 +263,7 @@ fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
     }
     // At shutdown the device is left as it is, for the telemetry to show.
     if negotiated && !shutdown.is_triggered() {
+        device.client_connected(false);
         backend.disconnect();
     }
 }

@@ -7,6 +7,7 @@ mod run;
 mod selftest;
 mod serve;
 mod shell;
+mod telemetry;
 mod values;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ pub use run::RunArgs;
 pub use selftest::{OtherDriver, SelftestArgs};
 pub use serve::ServeArgs;
 pub use shell::ShellArgs;
+pub use telemetry::TelemetryArgs;
 
 use crate::commands;
 use crate::exit;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::telemetry::TelemetryArgs;
 use super::values::vram;
 use crate::size::Size;
 
@@ -12,6 +13,7 @@ Examples:
   hmmgpu serve --socket /tmp/gpu.sock
   hmmgpu serve --socket /tmp/gpu.sock --vram 8G --telemetry telemetry.json
   hmmgpu serve --socket /tmp/gpu.sock --telemetry - | jq .vram
+  hmmgpu serve --socket /tmp/gpu.sock --metrics 9400 --trace trace.json
   hmmgpu serve --socket /tmp/gpu.sock --label 'my VM' --control /tmp/gpu.control
 
 Prints the QEMU arguments that attach the device: on standard output, or on standard error with
@@ -41,6 +43,9 @@ pub struct ServeArgs {
     /// What smi and top call this device.
     #[arg(long, value_name = "TEXT", default_value = "serve")]
     pub label: String,
+    /// Who is told while it works.
+    #[command(flatten)]
+    pub outputs: TelemetryArgs,
     /// Say "ready" instead of the arguments, and die with the parent: for launchers.
     #[arg(long, hide = true)]
     pub supervised: bool,

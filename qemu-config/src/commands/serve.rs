@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use hmmgpu_server::{
-    ControlOptions, ServeOptions, Server, Shutdown, TelemetryOutput, qemu_arguments,
+    ControlOptions, MetricsListener, ServeOptions, Server, Shutdown, TelemetryOutput,
+    qemu_arguments,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -51,7 +52,16 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
             revision: REVISION.to_owned(),
         }),
     };
-    let server = Server::bind(&options).map_err(anyhow::Error::from)?;
+    let metrics = args.outputs.metrics.map(|address| {
+        MetricsListener::bind(address)
+            .with_context(|| format!("cannot serve metrics at {address}: choose another port"))
+    });
+    let metrics = metrics.transpose()?;
+    let mut server = Server::bind(&options).map_err(anyhow::Error::from)?;
+    if let Some(metrics) = metrics {
+        eprintln!("hmmgpu: metrics at http://{}/metrics", metrics.address());
+        server = server.with_metrics(metrics);
+    }
     // From here on clients can connect.
     if args.supervised {
         // Where nobody reads it, the launcher has gone.

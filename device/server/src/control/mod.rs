@@ -15,18 +15,17 @@ use hmmgpu_telemetry::control::{Answer, Hello, PROTOCOL, Reply};
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use crate::network::Pace;
 use crate::runtime_directory::{PrivateSocket, default_control_path};
 use crate::socket::{BoundSocket, SocketError};
 
 /// Most clients at once. Stops a script that forgets to close from taking all of the process's
 /// files.
 pub const MAX_CONTROL_CLIENTS: usize = 16;
-/// Least time between two snapshots: whatever clients ask for, engines are held up no more often.
-const PACE: Duration = Duration::from_millis(5);
 /// Time until the next try when the process may open no more files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
@@ -97,7 +96,7 @@ impl ControlSocket {
         let shared = Shared {
             hello: self.hello.clone(),
             device: Arc::clone(device),
-            next: Mutex::new(Instant::now()),
+            pace: Pace::default(),
         };
         Ok(listen(listener, Arc::new(shared)))
     }
@@ -107,21 +106,18 @@ impl ControlSocket {
 struct Shared {
     hello: Hello,
     device: Arc<Device>,
-    /// When the next snapshot may be taken.
-    next: Mutex<Instant>,
+    pace: Pace,
 }
 
 impl Shared {
     /// A snapshot of now, as soon as it is due.
     async fn snapshot(&self, windows: bool) -> Snapshot {
-        let mut next = self.next.lock().await;
-        sleep_until(*next).await;
-        let mut snapshot = self.device.snapshot();
-        *next = Instant::now() + PACE;
-        if !windows {
-            snapshot.windows = Vec::new();
+        let _turn = self.pace.turn().await;
+        if windows {
+            self.device.snapshot()
+        } else {
+            self.device.snapshot_without_windows()
         }
-        snapshot
     }
 }
 

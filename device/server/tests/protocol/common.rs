@@ -414,7 +414,12 @@ impl Harness {
                     return;
                 }
                 // What a connection ends with is each client's affair.
-                let _ = serve_client(client.expect("accept"), &description, &mut backend);
+                let _ = serve_client(
+                    client.expect("accept"),
+                    &description,
+                    &mut backend,
+                    &mut || {},
+                );
             }
         });
         Self {

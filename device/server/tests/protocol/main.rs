@@ -11,6 +11,7 @@ mod dma_unmap;
 mod file_descriptors;
 mod irq_info;
 mod malformed;
+mod metrics;
 mod region_access;
 mod region_info;
 mod reset;

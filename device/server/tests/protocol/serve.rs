@@ -1,5 +1,6 @@
 //! The life of a server: its socket, its end, its telemetry.
 
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -7,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use hmmgpu_server::{
-    ControlOptions, ServeError, ServeOptions, Server, Shutdown, SocketError, TelemetryOutput, serve,
+    ControlOptions, MetricsListener, ServeError, ServeOptions, Server, Shutdown, SocketError,
+    TelemetryOutput, serve,
 };
 use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
 use tempfile::TempDir;
@@ -24,6 +26,7 @@ pub(crate) const LABEL: &str = "a test";
 pub(crate) struct Running {
     pub(crate) socket: PathBuf,
     pub(crate) control: PathBuf,
+    pub(crate) metrics: SocketAddr,
     pub(crate) telemetry: PathBuf,
     shutdown: Shutdown,
     thread: JoinHandle<Result<(), ServeError>>,
@@ -43,13 +46,16 @@ impl Running {
             revision: "test".to_owned(),
         });
         options.telemetry = Some(TelemetryOutput::File(telemetry.clone()));
-        let server = Server::bind(&options).expect("bind");
+        let metrics = MetricsListener::bind(([127, 0, 0, 1], 0).into()).expect("bind");
+        let address = metrics.address();
+        let server = Server::bind(&options).expect("bind").with_metrics(metrics);
         let shutdown = Shutdown::new().expect("shutdown");
         let handle = shutdown.clone();
         let thread = std::thread::spawn(move || server.run(&handle));
         Self {
             socket,
             control,
+            metrics: address,
             telemetry,
             shutdown,
             thread,

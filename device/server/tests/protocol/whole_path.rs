@@ -33,8 +33,8 @@ const TARGET: u64 = 0x20_0000;
 const RING_LOG2: u32 = 4;
 const VECTOR: u32 = 3;
 
-struct Driver {
-    client: Client,
+pub(crate) struct Driver {
+    pub(crate) client: Client,
     memory: File,
     interrupt: OwnedFd,
     producer: u32,
@@ -42,7 +42,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         let mut client = Client::new(socket).expect("a client");
         let memory = memory(MEMORY_BYTES);
         client
@@ -113,7 +113,7 @@ impl Driver {
     }
 
     /// Queues descriptors and a fence, rings the doorbell, sleeps for the interrupt.
-    fn run(&mut self, descriptors: &[Desc]) -> FenceRecord {
+    pub(crate) fn run(&mut self, descriptors: &[Desc]) -> FenceRecord {
         self.queue(descriptors);
         wait(&self.interrupt);
         let record = self.fence();
@@ -140,6 +140,13 @@ impl Driver {
         self.write(QueueReg::QUEUE_DOORBELL, 1);
     }
 
+    /// Waits until the engine has nothing more to do, and has said all of it.
+    pub(crate) fn idle(&self) {
+        while self.consumer() != self.producer {
+            std::thread::yield_now();
+        }
+    }
+
     fn fence(&self) -> FenceRecord {
         FenceRecord::from_le_bytes(&self.load(FENCE))
     }
@@ -151,7 +158,7 @@ impl Driver {
 }
 
 /// Four pages each way; `vram` is an offset.
-fn to_vram(vram: u64) -> Desc {
+pub(crate) fn to_vram(vram: u64) -> Desc {
     Desc {
         opcode: OP_COPY,
         flags: FLAG_DST_VRAM,
@@ -162,7 +169,7 @@ fn to_vram(vram: u64) -> Desc {
     }
 }
 
-fn from_vram(vram: u64) -> Desc {
+pub(crate) fn from_vram(vram: u64) -> Desc {
     Desc {
         opcode: OP_COPY,
         flags: FLAG_SRC_VRAM,
@@ -201,9 +208,7 @@ fn memory_goes_to_vram_and_comes_home() {
             );
         }
         // The engine says so when it finds nothing more to do, after the last interrupt.
-        while driver.consumer() != driver.producer {
-            std::thread::yield_now();
-        }
+        driver.idle();
     });
     let snapshot = server.stop();
     for direction in [Direction::SysToDev, Direction::DevToSys] {
