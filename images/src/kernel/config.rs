@@ -115,7 +115,7 @@ impl Config {
     }
 
     /// A line for each option that is not as the guest needs it: how it should be, and for what.
-    fn faults(&self) -> Vec<String> {
+    pub(super) fn faults(&self) -> Vec<String> {
         let fault = |&(option, wanted, why): &(&str, Wanted, &str)| {
             let value = self.get(option);
             let (fine, should) = match wanted {

@@ -102,7 +102,7 @@ impl Tree {
         let config_file = folder.join(".config");
         let config = Config::read(&config_file)?;
         config.check(&config_file)?;
-        check_pagemap(&source)?;
+        check_pagemap(&source).map_err(|why| refuse(&why))?;
 
         let not_built = |why: String| ImageError::KernelNotBuilt {
             path: folder.clone(),
@@ -209,7 +209,7 @@ fn open_image(
     let config = Config::read(&config_file)?;
     config.check(&config_file)?;
     if headers.join(PAGEMAP.0).is_file() {
-        check_pagemap(&headers)?;
+        check_pagemap(&headers).map_err(|why| refuse(&headers, why))?;
     }
     let built_for = release_of(&headers)?;
     if built_for != release {
@@ -227,17 +227,15 @@ fn absolute(path: &Path) -> Result<PathBuf, ImageError> {
 }
 
 /// Refuses a source that is older than huge device-private pages.
-pub(super) fn check_pagemap(source: &Path) -> Result<(), ImageError> {
+pub(super) fn check_pagemap(source: &Path) -> Result<(), String> {
     let (file, callback) = PAGEMAP;
     let path = source.join(file);
-    let text = fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
+    let text = fs::read_to_string(&path)
+        .map_err(|error| ImageError::io("read", path)(error).to_string())?;
     if text.contains(callback) {
         return Ok(());
     }
-    Err(ImageError::NotKernel {
-        path: source.to_owned(),
-        why: "device-private memory cannot be huge in it; Linux 7.2 or later is needed".to_owned(),
-    })
+    Err("device-private memory cannot be huge in it; Linux 7.2 or later is needed".to_owned())
 }
 
 /// The release that a folder builds modules for.
