@@ -15,6 +15,7 @@ mod lines;
 pub mod profile;
 pub mod progress;
 pub mod qemu;
+pub mod report;
 pub mod selftest;
 pub mod size;
 mod text;

@@ -4,6 +4,7 @@ pub mod counters;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod file;
+pub mod format;
 pub mod measure;
 pub mod plan;
 pub mod result;

@@ -29,7 +29,7 @@ pub fn environment_line(environment: &Environment) -> String {
 }
 
 /// A rate with three digits or so.
-fn rate(bytes_per_s: f64) -> String {
+pub(crate) fn rate(bytes_per_s: f64) -> String {
     if bytes_per_s >= 1e9 {
         format!("{:.2} GB/s", bytes_per_s / 1e9)
     } else {
@@ -46,7 +46,7 @@ fn range(stat: &Stat) -> String {
     }
 }
 
-fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     if us >= 10_000.0 {
         format!("{:.1} ms", us / 1000.0)
     } else {
@@ -54,7 +54,8 @@ fn time(us: f64) -> String {
     }
 }
 
-fn orders(orders: &BTreeMap<u8, u64>) -> String {
+/// `order:folios`, the largest order first.
+pub(crate) fn orders(orders: &BTreeMap<u8, u64>) -> String {
     let text: Vec<String> = orders
         .iter()
         .rev()
@@ -67,7 +68,8 @@ fn orders(orders: &BTreeMap<u8, u64>) -> String {
     }
 }
 
-const HEADINGS: [&str; 12] = [
+/// Headings of the columns.
+pub(crate) const COLUMNS: [&str; 13] = [
     "order",
     "way",
     "by",
@@ -80,11 +82,16 @@ const HEADINGS: [&str; 12] = [
     "p50",
     "p99",
     "splits",
+    "data",
 ];
-/// Columns of text, to the left; figures go to the right.
-const LEFT: [usize; 4] = [1, 2, 3, 12];
 
-fn cells(row: &Row) -> Vec<String> {
+/// Whether a column is text, which goes to the left; figures go to the right.
+pub(crate) fn is_text(column: usize) -> bool {
+    [1, 2, 3, 12].contains(&column)
+}
+
+/// A row as text, in the order of [`COLUMNS`].
+pub(crate) fn cells(row: &Row) -> Vec<String> {
     vec![
         row.source_order.to_string(),
         row.key().way().into(),
@@ -130,8 +137,7 @@ pub fn render(result: &BenchResult) -> String {
 }
 
 fn table(rows: &[Row], text: &mut String) {
-    let mut lines = vec![HEADINGS.map(str::to_owned).to_vec()];
-    lines[0].push("data".into());
+    let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(cells));
     let widths: Vec<usize> = (0..lines[0].len())
         .map(|column| {
@@ -156,7 +162,7 @@ fn table(rows: &[Row], text: &mut String) {
         for (column, cell) in line.iter().enumerate() {
             let width = widths[column];
             let gap = if column == 0 { "" } else { "  " };
-            let _ = if LEFT.contains(&column) {
+            let _ = if is_text(column) {
                 write!(shown, "{gap}{cell:<width$}")
             } else {
                 write!(shown, "{gap}{cell:>width$}")

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::machine::MachineArgs;
 use super::values::two_mib;
+use crate::bench::format::Format;
 use crate::bench::plan::Orders;
 use crate::size::Size;
 
@@ -15,10 +16,15 @@ Examples:
   hmmgpu bench --size 1G --orders 0,9 --repeat 10
   hmmgpu bench --json result.json
   hmmgpu bench --json - | jq '.rows[].migration_bytes_per_s.median'
+  hmmgpu bench --json result.json --report result.html
+  hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
 
 The table goes to standard output; with '--json -' the JSON does, and the table goes to standard
-error. Exits with 0 when every byte was verified, else with 1. Other codes: see 'hmmgpu --help'.";
+error. 'hmmgpu report' makes page and table of a result again.
+
+Exits with 0 when every byte was verified and the driver's counters are the host's, else with 1.
+Other codes: see 'hmmgpu --help'.";
 
 /// See [`Command::Bench`](super::Command::Bench).
 #[derive(Debug, Args)]
@@ -36,6 +42,12 @@ pub struct BenchArgs {
     /// Memory for each migration request; a multiple of 2M.
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = two_mib)]
     pub call_size: Size,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Write a page that shows the result into this file: HTML that needs no network and no script.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// Write the result as JSON into this file; - is standard output.
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,

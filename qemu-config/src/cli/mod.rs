@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod machine;
+mod report;
 mod run;
 mod selftest;
 mod serve;
@@ -19,6 +20,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use bench::BenchArgs;
 pub use doctor::DoctorArgs;
 pub use machine::MachineArgs;
+pub use report::ReportArgs;
 pub use run::RunArgs;
 pub use selftest::{OtherDriver, SelftestArgs};
 pub use serve::ServeArgs;
@@ -65,6 +67,9 @@ pub enum Command {
     /// Measure migration throughput for each folio order, in a guest.
     #[command(after_help = bench::HELP)]
     Bench(BenchArgs),
+    /// Show the result of a bench as one page that needs no network and no script.
+    #[command(after_help = report::HELP)]
+    Report(ReportArgs),
     /// Run upstream's own tests of device-private memory, unmodified, in a guest with two GPUs.
     #[command(after_help = selftest::HELP)]
     Selftest(SelftestArgs),

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
+use crate::bench::format::{self, Format};
 use crate::bench::measure::{Listener, Measured, measure};
 use crate::bench::plan::plan;
 use crate::bench::result::BenchResult;
-use crate::bench::table;
 use crate::cli::BenchArgs;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
+use crate::report;
 use crate::vm::{FailureKind, Vm, VmError, VmEvent};
 
 pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
@@ -36,6 +37,12 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     .map_err(Error::Usage)?;
     // Before minutes of work, not after.
     let json = args.json.as_deref().map(Output::open).transpose()?;
+    let page = args.report.as_deref().map(Output::open).transpose()?;
+    if let Some(Output::Stdout) = page {
+        return Err(Error::Usage(
+            "standard output has the table: give --report a file, or use 'hmmgpu report'".into(),
+        ));
+    }
     let console = console_sink(&args.machine, ui)?;
 
     let vm = Vm::prepare(options)?;
@@ -64,7 +71,7 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     for line in &messages {
         ui.note(&format!("guest: {line}"));
     }
-    let written = write_result(&result, json);
+    let written = write_result(&result, args.format, json, page);
     if let Some(failure) = failure {
         if let (Err(error), FailureKind::Lost(_)) = (written, &failure.kind) {
             ui.warn(&format!("{error:#}"));
@@ -80,8 +87,16 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
 }
 
 /// Text to standard output, or to standard error where the JSON needs standard output.
-fn write_result(result: &BenchResult, json: Option<Output>) -> anyhow::Result<()> {
-    let text = table::render(result);
+fn write_result(
+    result: &BenchResult,
+    format: Format,
+    json: Option<Output>,
+    page: Option<Output>,
+) -> anyhow::Result<()> {
+    let text = format::render(result, format);
+    if let Some(page) = page {
+        page.write(report::render(result).as_bytes())?;
+    }
     let document = || -> anyhow::Result<Vec<u8>> {
         let mut document = serde_json::to_vec_pretty(result)?;
         document.push(b'\n');

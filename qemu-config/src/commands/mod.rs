@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod output;
+mod report;
 mod run;
 mod selftest;
 mod serve;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
     }
     let result = match &cli.command {
         Command::Bench(args) => bench::bench(args, &ui, &interrupt),
+        Command::Report(args) => report::report(args, &ui),
         Command::Selftest(args) => selftest::selftest(args, &ui, &interrupt),
         Command::Run(args) => run::run(args, &ui, &interrupt),
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
