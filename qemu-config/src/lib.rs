@@ -9,6 +9,7 @@ pub mod accel;
 pub mod bench;
 pub mod cli;
 mod commands;
+pub mod compare;
 pub mod exit;
 pub mod interrupt;
 mod lines;

@@ -82,6 +82,11 @@ fn advice(found: &str) -> &'static str {
 
 /// Reads a result; `-` is standard input.
 pub fn read(path: &Path) -> Result<BenchResult, FileError> {
+    parse(&read_text(path)?, path)
+}
+
+/// Reads a file that may hold results, if it is no longer than one may be; `-` is standard input.
+pub(crate) fn read_text(path: &Path) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::Read {
         path: path.to_owned(),
         source,
@@ -99,7 +104,7 @@ pub fn read(path: &Path) -> Result<BenchResult, FileError> {
             path: path.to_owned(),
         });
     }
-    parse(&text, path)
+    Ok(text)
 }
 
 /// The result that a text holds; `path` is what errors call it.
@@ -143,7 +148,7 @@ pub fn parse(text: &[u8], path: &Path) -> Result<BenchResult, FileError> {
 }
 
 /// What the types do not say: lists have bounds, no row is there twice, nothing is negative.
-fn check(result: &BenchResult) -> Result<(), String> {
+pub(crate) fn check(result: &BenchResult) -> Result<(), String> {
     bounded("rows", result.rows.len(), MAX_ROWS)?;
     bounded("errors", result.errors.len(), MAX_LIST)?;
     bounded("warnings", result.warnings.len(), MAX_LIST)?;

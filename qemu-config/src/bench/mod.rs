@@ -1,5 +1,6 @@
 //! The bench: what is asked of the guest, and what is made of its answers and the device's.
 
+pub mod alternate;
 pub mod counters;
 #[cfg(test)]
 pub(crate) mod example;

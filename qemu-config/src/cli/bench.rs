@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use hmmgpu_images::KernelSpec;
 
+use super::compare::JudgeArgs;
 use super::machine::MachineArgs;
 use super::values::two_mib;
 use crate::bench::format::Format;
@@ -19,6 +21,7 @@ Examples:
   hmmgpu bench --json result.json --report result.html
   hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
+  hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --orders 0,9 --json both.json
 
 The table goes to standard output; with '--json -' the JSON does, and the table goes to standard
 error. 'hmmgpu report' makes page and table of a result again.
@@ -51,7 +54,29 @@ pub struct BenchArgs {
     /// Write the result as JSON into this file; - is standard output.
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,
+    /// Two kernels.
+    #[command(flatten)]
+    pub alternate: AlternateArgs,
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Two kernels to compare, a boot of each by turns.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Comparison")]
+pub struct AlternateArgs {
+    /// Measure this kernel and that of --kernel-b by turns, and compare them; see --kernel.
+    #[arg(long, value_name = "KERNEL", requires = "kernel_b", conflicts_with_all = ["kernel", "report"])]
+    pub kernel_a: Option<KernelSpec>,
+    /// The kernel that is compared with that of --kernel-a.
+    #[arg(long, value_name = "KERNEL", requires = "kernel_a")]
+    pub kernel_b: Option<KernelSpec>,
+    /// Boots of each kernel. [default: as many as it takes to tell a change of a single row from
+    /// chance: 5 for two orders, 7 for all]
+    #[arg(long, value_name = "N", requires = "kernel_a", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub rounds: Option<u8>,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, parsed and validated before anything starts.
 
 mod bench;
+mod compare;
 mod doctor;
 mod machine;
 mod report;
@@ -17,7 +18,8 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-pub use bench::BenchArgs;
+pub use bench::{AlternateArgs, BenchArgs};
+pub use compare::{CompareArgs, CompareFormat, JudgeArgs};
 pub use doctor::DoctorArgs;
 pub use machine::MachineArgs;
 pub use report::ReportArgs;
@@ -70,6 +72,9 @@ pub enum Command {
     /// Show the result of a bench as one page that needs no network and no script.
     #[command(after_help = report::HELP)]
     Report(ReportArgs),
+    /// Compare two results of the bench, row by row.
+    #[command(after_help = compare::HELP)]
+    Compare(CompareArgs),
     /// Run upstream's own tests of device-private memory, unmodified, in a guest with two GPUs.
     #[command(after_help = selftest::HELP)]
     Selftest(SelftestArgs),
@@ -176,6 +181,10 @@ mod tests {
             (&["run", "uname"], "unexpected argument"),
             (&["serve"], "--socket"),
             (&["serve", "--socket", "x", "--vram", "63M"], "VRAM is"),
+            (&["compare"], "A.json"),
+            (&["compare", "a", "b", "--threshold", "x"], "0% to 99%"),
+            (&["bench", "--kernel-a", "debian:7.2"], "--kernel-b"),
+            (&["bench", "--rounds", "3"], "--kernel-a"),
         ] {
             let error = parse(arguments).expect_err("must be refused");
             assert!(error.contains(word), "{arguments:?}: {error}");

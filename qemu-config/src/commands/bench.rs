@@ -3,6 +3,9 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use hmmgpu_guest_protocol::bench::BenchPlan;
+
+use super::alternate::bench_two;
 use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
 use crate::bench::format::{self, Format};
@@ -12,29 +15,23 @@ use crate::bench::result::BenchResult;
 use crate::cli::BenchArgs;
 use crate::exit;
 use crate::interrupt::Interrupt;
+use crate::profile::Profile;
 use crate::progress::Ui;
 use crate::report;
 use crate::vm::{FailureKind, Vm, VmError, VmEvent};
 
 pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
+    if let (Some(a), Some(b)) = (&args.alternate.kernel_a, &args.alternate.kernel_b) {
+        return bench_two(args, [a, b], ui, interrupt);
+    }
+    if args.alternate.judge.is_given() {
+        return Err(Error::Usage(
+            "there is nothing to compare: give --kernel-a and --kernel-b, too".into(),
+        ));
+    }
     let mut options = vm_options(&args.machine, "bench", ui, interrupt)?;
     options.label = "bench".to_owned();
-    let profile = &options.profile;
-    if profile.gpus != 1 {
-        return Err(Error::Usage(format!(
-            "the bench measures one GPU and this machine has {}: add --gpus 1",
-            profile.gpus
-        )));
-    }
-    let plan = plan(
-        args.size,
-        &args.orders,
-        args.repeat,
-        args.call_size,
-        profile.vram,
-        profile.memory,
-    )
-    .map_err(Error::Usage)?;
+    let plan = plan_for(args, &options.profile)?;
     // Before minutes of work, not after.
     let json = args.json.as_deref().map(Output::open).transpose()?;
     let page = args.report.as_deref().map(Output::open).transpose()?;
@@ -84,6 +81,25 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     } else {
         exit::NEGATIVE
     })
+}
+
+/// What is to be measured on this machine.
+pub(super) fn plan_for(args: &BenchArgs, profile: &Profile) -> Result<BenchPlan, Error> {
+    if profile.gpus != 1 {
+        return Err(Error::Usage(format!(
+            "the bench measures one GPU and this machine has {}: add --gpus 1",
+            profile.gpus
+        )));
+    }
+    plan(
+        args.size,
+        &args.orders,
+        args.repeat,
+        args.call_size,
+        profile.vram,
+        profile.memory,
+    )
+    .map_err(Error::Usage)
 }
 
 /// Text to standard output, or to standard error where the JSON needs standard output.

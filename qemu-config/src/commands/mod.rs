@@ -1,6 +1,8 @@
 //! The commands, and what they share.
 
+mod alternate;
 mod bench;
+mod compare;
 mod doctor;
 mod output;
 mod report;
@@ -52,6 +54,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
     let result = match &cli.command {
         Command::Bench(args) => bench::bench(args, &ui, &interrupt),
         Command::Report(args) => report::report(args, &ui),
+        Command::Compare(args) => compare::compare(args),
         Command::Selftest(args) => selftest::selftest(args, &ui, &interrupt),
         Command::Run(args) => run::run(args, &ui, &interrupt),
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
