@@ -3,8 +3,6 @@
  * Batches: their memory, the cursor over their entries, and the phases of a
  * migration other than alloc (destination.c).
  */
-#include <linux/hmm.h>
-#include <linux/mmu_notifier.h>
 #include <linux/slab.h>
 
 #include "batch.h"
@@ -12,15 +10,13 @@
 /**
  * hmmgpu_batch_get() - get a batch
  * @hdev: the device
- * @direction: DIR value
- * @trigger: TRIGGER value
+ * @span: the migration that it will be part of
  *
  * Context: Process context, may sleep.
  * Return: the batch, or NULL if there is no memory.
  */
 struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
-				      unsigned int direction,
-				      unsigned int trigger)
+				      struct hmmgpu_span *span)
 {
 	struct hmmgpu_batch *batch;
 
@@ -38,8 +34,7 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 	if (!batch)
 		return NULL;
 	batch->hdev = hdev;
-	batch->direction = direction;
-	batch->trigger = trigger;
+	batch->span = span;
 	batch->keep = false;
 	batch->whole = false;
 	batch->single_fallback = false;
@@ -128,114 +123,12 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->moved = 0;
 	batch->max_order = 0;
 	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
+	batch->stuck = false;
+	memset(batch->nr_copied, 0, sizeof(batch->nr_copied));
+	memset(batch->nr_filled, 0, sizeof(batch->nr_filled));
 	batch->nr_maps = 0;
 	batch->nr_notes = 0;
 	batch->nr_descs = 0;
-}
-
-/*
- * Looks at a range and changes nothing in the mm: nothing is faulted in,
- * unmapped or split. The result is a snapshot, so there is no need for a
- * notifier that would tell of changes: the one here is only how the core gets to
- * know the mm.
- */
-static void hmmgpu_snapshot(struct hmmgpu_device *hdev,
-			    struct vm_area_struct *vma, unsigned long start,
-			    unsigned long end, unsigned long *pfns)
-{
-	struct mmu_interval_notifier nobody = { .mm = vma->vm_mm };
-	struct hmm_range range = {
-		.notifier = &nobody,
-		.start = start,
-		.end = end,
-		.hmm_pfns = pfns,
-		.dev_private_owner = hdev,
-	};
-
-	memset(pfns, 0, PHYS_PFN(end - start) * sizeof(*pfns));
-	/* If it fails, what it has not come to stays zero: not there. */
-	hmm_range_fault(&range);
-}
-
-/* Inside a large folio the pfn may be that of a wrong page of this folio. */
-static bool hmmgpu_snapshot_is_ours(struct hmmgpu_device *hdev,
-				    unsigned long hmm_pfn)
-{
-	return (hmm_pfn & HMM_PFN_VALID) &&
-	       (hmm_pfn & ~HMM_PFN_FLAGS) - hdev->first_pfn <
-	       hdev->vram_bytes >> PAGE_SHIFT;
-}
-
-/**
- * hmmgpu_shared_large() - may other mms map this large device folio?
- * @hdev: the device
- * @vma: the VMA
- * @addr: address in @vma, aligned to 2 MiB
- *
- * Only an entry that is writable is certain to be the only one. One that is not
- * may be so because of a fork, or because the VMA is not writable.
- *
- * Context: mmap_lock is held. If it is for writing, a folio that is not shared
- * does not become so.
- * Return: true if a large folio on the device is mapped there as a whole, and
- * may be mapped elsewhere.
- */
-bool hmmgpu_shared_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
-			 unsigned long addr)
-{
-	unsigned long pfn;
-
-	hmmgpu_snapshot(hdev, vma, addr, addr + PAGE_SIZE, &pfn);
-	return hmmgpu_snapshot_is_ours(hdev, pfn) && !(pfn & HMM_PFN_WRITE) &&
-	       hmm_pfn_to_map_order(pfn) == HMMGPU_LARGE_ORDER;
-}
-
-/**
- * hmmgpu_batch_find() - find out what of a range is on the device
- * @batch: a batch without destinations
- * @vma: the VMA
- * @start: first address
- * @end: end of the range, which lies in @vma and in the same 2 MiB as @start
- *
- * Sets &hmmgpu_batch.on_device.
- *
- * Context: mmap_lock is held.
- * Return: number of pages that are on the device.
- */
-unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
-			       struct vm_area_struct *vma, unsigned long start,
-			       unsigned long end)
-{
-	unsigned int i, nr = PHYS_PFN(end - start), found = 0;
-
-	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
-	/* Nobody needs @dst before there are destinations. */
-	hmmgpu_snapshot(batch->hdev, vma, start, end, batch->dst);
-	for (i = 0; i < nr; i++) {
-		if (hmmgpu_snapshot_is_ours(batch->hdev, batch->dst[i])) {
-			__set_bit(i, batch->on_device);
-			found++;
-		}
-		batch->dst[i] = 0;
-	}
-	return found;
-}
-
-/*
- * What the core left out is on the device, or did not let itself be collected.
- * Only the former counts as present.
- */
-static void hmmgpu_batch_find_left_out(struct hmmgpu_batch *batch)
-{
-	struct migrate_vma *args = &batch->args;
-	struct hmmgpu_unit unit = { };
-
-	while (hmmgpu_unit_next(batch, &unit)) {
-		if (batch->src[unit.index])
-			continue;
-		hmmgpu_batch_find(batch, args->vma, args->start, args->end);
-		return;
-	}
 }
 
 /**
@@ -259,6 +152,7 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 			 unsigned long start, unsigned long end,
 			 unsigned long flags, struct page *fault_page)
 {
+	u64 clock = local_clock();
 	int ret;
 
 	mmap_assert_locked(vma->vm_mm);
@@ -273,12 +167,13 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 		.fault_page = fault_page,
 	};
 	ret = migrate_vma_setup(&batch->args);
-	if (ret)
-		return ret;
-	hmmgpu_batch_reset(batch, batch->args.npages);
-	if (flags & MIGRATE_VMA_SELECT_SYSTEM)
-		hmmgpu_batch_find_left_out(batch);
-	return 0;
+	if (!ret) {
+		hmmgpu_batch_reset(batch, batch->args.npages);
+		if (flags & MIGRATE_VMA_SELECT_SYSTEM)
+			hmmgpu_batch_find_left_out(batch);
+	}
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_COLLECT, clock);
+	return ret;
 }
 
 /**
@@ -290,10 +185,13 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
  */
 void hmmgpu_batch_collect_pfns(struct hmmgpu_batch *batch, unsigned int nr)
 {
+	u64 clock = local_clock();
+
 	batch->args = (struct migrate_vma) { };
 	memset(batch->dst, 0, nr * sizeof(*batch->dst));
 	migrate_device_pfns(batch->src, nr);
 	hmmgpu_batch_reset(batch, nr);
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_COLLECT, clock);
 }
 
 /**
@@ -313,14 +211,37 @@ void hmmgpu_batch_copy(struct hmmgpu_batch *batch)
 		.nr_descs = batch->nr_descs,
 		.fence = &batch->fence,
 	};
+	u64 clock = local_clock();
 
 	if (batch->nr_descs)
 		batch->submitted = !hmmgpu_ring_submit(&batch->hdev->ring,
 						       &sub);
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_COPY, clock);
+}
+
+/* What the device has done, whatever the core makes of it. */
+static void hmmgpu_batch_count_copies(struct hmmgpu_batch *batch)
+{
+	struct hmmgpu_device *hdev = batch->hdev;
+	unsigned int large;
+
+	for (large = 0; large < ARRAY_SIZE(batch->nr_copied); large++) {
+		unsigned int order = large ? HMMGPU_LARGE_ORDER : 0;
+		unsigned int copied = batch->nr_copied[large];
+		unsigned int filled = batch->nr_filled[large];
+
+		if (copied && batch->span->direction == HMMGPU_DIR_SYS_TO_DEV)
+			hmmgpu_count_at(hdev, sys_to_dev_folios, order, copied);
+		else if (copied)
+			hmmgpu_count_at(hdev, dev_to_sys_folios, order, copied);
+		if (filled)
+			hmmgpu_count_at(hdev, filled_folios, order, filled);
+	}
 }
 
 static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
 {
+	u64 clock = local_clock();
 	int ret = 0;
 
 	if (batch->submitted)
@@ -330,36 +251,30 @@ static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
 	batch->submitted = false;
 	/* Before the CPU can see the pages. */
 	hmmgpu_batch_unmap(batch);
+	if (!ret)
+		hmmgpu_batch_count_copies(batch);
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_COPY, clock);
 	return ret;
-}
-
-static void hmmgpu_batch_count(struct hmmgpu_batch *batch, unsigned int order,
-			       bool hole)
-{
-	struct hmmgpu_device *hdev = batch->hdev;
-
-	batch->moved += 1UL << order;
-	batch->max_order = max(batch->max_order, order);
-	if (batch->direction == HMMGPU_DIR_DEV_TO_SYS)
-		hmmgpu_count_order(hdev, dev_to_sys_folios, order, 1);
-	else if (hole)
-		hmmgpu_count_order(hdev, filled_folios, order, 1);
-	else
-		hmmgpu_count_order(hdev, sys_to_dev_folios, order, 1);
 }
 
 /*
  * A large folio that the core could not split is refused as a whole, although
- * its entry is no longer compound then.
+ * its entry is no longer compound then. If it was to move whole, someone has a
+ * reference to it; if not, that it did not is known already.
  */
-static void hmmgpu_batch_count_refused(struct hmmgpu_batch *batch,
-				       const struct hmmgpu_unit *unit)
+static void hmmgpu_batch_refused(struct hmmgpu_batch *batch,
+				 const struct hmmgpu_unit *unit)
 {
 	unsigned long nr = 1UL << unit->order;
 
 	if (unit->page)
 		nr = folio_nr_pages(page_folio(unit->page));
 	hmmgpu_count(batch->hdev, refused_pages, nr);
+	if (unit->page && batch->dst[unit->index] & MIGRATE_PFN_COMPOUND)
+		hmmgpu_span_fallback(batch->hdev, batch->span,
+				     batch->args.start +
+				     PFN_PHYS(unit->index),
+				     HMMGPU_FALLBACK_SPLIT_FAILED);
 }
 
 /**
@@ -377,6 +292,7 @@ static void hmmgpu_batch_count_refused(struct hmmgpu_batch *batch,
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 {
 	struct hmmgpu_unit unit = { };
+	u64 clock;
 	int ret;
 
 	ret = hmmgpu_batch_wait(batch);
@@ -385,6 +301,7 @@ int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 		return ret;
 	}
 
+	clock = local_clock();
 	if (batch->args.vma)
 		migrate_vma_pages(&batch->args);
 	else
@@ -393,11 +310,14 @@ int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 	while (hmmgpu_unit_next(batch, &unit)) {
 		if (!batch->dst[unit.index])
 			continue;
-		if (unit.migrate)
-			hmmgpu_batch_count(batch, unit.order, !unit.page);
-		else
-			hmmgpu_batch_count_refused(batch, &unit);
+		if (unit.migrate) {
+			batch->moved += 1UL << unit.order;
+			batch->max_order = max(batch->max_order, unit.order);
+		} else {
+			hmmgpu_batch_refused(batch, &unit);
+		}
 	}
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_COMMIT, clock);
 	return 0;
 }
 
@@ -409,8 +329,11 @@ int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
  */
 void hmmgpu_batch_finish(struct hmmgpu_batch *batch)
 {
+	u64 clock = local_clock();
+
 	if (batch->args.vma)
 		migrate_vma_finalize(&batch->args);
 	else
 		migrate_device_finalize(batch->src, batch->dst, batch->nr);
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_FINISH, clock);
 }

@@ -9,6 +9,8 @@
 #ifndef HMMGPU_BATCH_H
 #define HMMGPU_BATCH_H
 
+#include <linux/sched/clock.h>
+
 #include "hmmgpu_drv.h"
 
 /**
@@ -38,11 +40,11 @@ struct hmmgpu_map {
  * @link: in &hmmgpu_device.batches while it is spare
  * @hdev: the device
  * @args: arguments of the core; without a VMA, pages are named by pfn
- * @direction: DIR value
- * @trigger: TRIGGER value
+ * @span: the migration that it is part of
  * @nr: number of entries
  * @stop: entries from here on are left alone
  * @stop_reason: why
+ * @stop_fallback: with HMMGPU_STOP_SMALL: FALLBACK value
  * @keep: what moves to the device should be the last to be evicted
  * @whole: a large folio is not taken apart for want of room in VRAM
  * @single_fallback: take one page where 2 MiB cannot be had
@@ -52,6 +54,9 @@ struct hmmgpu_map {
  * @moved: pages that moved
  * @max_order: largest order that moved
  * @on_device: entries that the core left out because they are on the device
+ * @stuck: to the device only: a large folio is among what the core left out
+ * @nr_copied: folios that are copied, single pages and large ones
+ * @nr_filled: folios that are filled, likewise
  * @nr_maps: number of @maps
  * @nr_notes: number of @notes
  * @nr_descs: number of @descs
@@ -65,11 +70,11 @@ struct hmmgpu_batch {
 	struct list_head link;
 	struct hmmgpu_device *hdev;
 	struct migrate_vma args;
-	unsigned int direction;
-	unsigned int trigger;
+	struct hmmgpu_span *span;
 	unsigned int nr;
 	unsigned int stop;
 	enum hmmgpu_stop stop_reason;
+	unsigned int stop_fallback;
 	bool keep;
 	bool whole;
 	bool single_fallback;
@@ -79,6 +84,9 @@ struct hmmgpu_batch {
 	unsigned long moved;
 	unsigned int max_order;
 	DECLARE_BITMAP(on_device, HMMGPU_BATCH_PAGES);
+	bool stuck;
+	unsigned int nr_copied[2];
+	unsigned int nr_filled[2];
 	unsigned int nr_maps;
 	unsigned int nr_notes;
 	unsigned int nr_descs;
@@ -107,30 +115,47 @@ struct hmmgpu_unit {
 
 /**
  * struct hmmgpu_span - one migration, for the host's clock
- * @id: unique on the device
  * @direction: DIR value
  * @trigger: TRIGGER value
+ * @id: unique on the device
+ * @process: whose memory moves; an id of zero if it is not that of one process
+ * @asked: pages that are asked to move
  * @start_ns: when it began
+ * @phase_ns: time that this thread spent in each phase of its batches
+ * @fallbacks: large folios that did not move whole, by FALLBACK value
+ *
+ * Whoever begins one sets the first two, and has all else zero.
  */
 struct hmmgpu_span {
-	u64 id;
 	unsigned int direction;
 	unsigned int trigger;
+	u64 id;
+	struct hmmgpu_process process;
+	u32 asked;
 	u64 start_ns;
+	u64 phase_ns[HMMGPU_NR_PHASES];
+	u32 fallbacks[HMMGPU_NR_FALLBACKS];
 };
+
+/*
+ * The time since local_clock() was @start is that of a phase. This clock is cheap
+ * everywhere; where processors differ a little, what would be negative is left out.
+ */
+static inline void hmmgpu_phase_end(struct hmmgpu_batch *batch,
+				    enum hmmgpu_phase phase, u64 start)
+{
+	s64 ns = local_clock() - start;
+
+	if (ns > 0)
+		batch->span->phase_ns[phase] += ns;
+}
 
 /* batch.c */
 struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
-				      unsigned int direction,
-				      unsigned int trigger);
+				      struct hmmgpu_span *span);
 void hmmgpu_batch_put(struct hmmgpu_batch *batch);
 void hmmgpu_batch_free_all(struct hmmgpu_device *hdev);
 bool hmmgpu_unit_next(struct hmmgpu_batch *batch, struct hmmgpu_unit *unit);
-bool hmmgpu_shared_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
-			 unsigned long addr);
-unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
-			       struct vm_area_struct *vma, unsigned long start,
-			       unsigned long end);
 int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 			 unsigned long start, unsigned long end,
 			 unsigned long flags, struct page *fault_page);
@@ -139,6 +164,14 @@ void hmmgpu_batch_copy(struct hmmgpu_batch *batch);
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch);
 void hmmgpu_batch_finish(struct hmmgpu_batch *batch);
 
+/* look.c */
+bool hmmgpu_find_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
+		       unsigned long addr, bool on_device, bool *shared);
+unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
+			       struct vm_area_struct *vma, unsigned long start,
+			       unsigned long end);
+void hmmgpu_batch_find_left_out(struct hmmgpu_batch *batch);
+
 /* destination.c */
 void hmmgpu_batch_alloc(struct hmmgpu_batch *batch);
 void hmmgpu_batch_unmap(struct hmmgpu_batch *batch);
@@ -146,8 +179,10 @@ void hmmgpu_batch_drop(struct hmmgpu_batch *batch);
 
 /* span.c */
 void hmmgpu_span_begin(struct hmmgpu_device *hdev, struct hmmgpu_span *span,
-		       unsigned int direction, unsigned int trigger,
-		       unsigned long addr, unsigned long pages);
+		       const struct mm_struct *mm, unsigned long addr,
+		       unsigned long pages);
+void hmmgpu_span_fallback(struct hmmgpu_device *hdev, struct hmmgpu_span *span,
+			  unsigned long addr, unsigned int reason);
 void hmmgpu_span_end(struct hmmgpu_device *hdev, struct hmmgpu_span *span,
 		     unsigned int order, unsigned long pages);
 

@@ -114,6 +114,7 @@ struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 		goto err_thread;
 	mmgrab(mm);
 	hmmgpu_count(hdev, contexts, 1);
+	hmmgpu_process_announce(hdev, mm);
 	return ctx;
 
 err_thread:

@@ -7,12 +7,11 @@
 #include <linux/highmem.h>
 
 #include "batch.h"
-#include "hmmgpu_trace.h"
 
 static enum dma_data_direction hmmgpu_dma_dir(struct hmmgpu_batch *batch)
 {
-	return batch->direction == HMMGPU_DIR_SYS_TO_DEV ? DMA_TO_DEVICE :
-							   DMA_FROM_DEVICE;
+	return batch->span->direction == HMMGPU_DIR_SYS_TO_DEV ?
+	       DMA_TO_DEVICE : DMA_FROM_DEVICE;
 }
 
 static bool hmmgpu_batch_map(struct hmmgpu_batch *batch, struct page *page,
@@ -60,7 +59,7 @@ void hmmgpu_batch_drop(struct hmmgpu_batch *batch)
 {
 	struct hmmgpu_device *hdev = batch->hdev;
 	bool leak = hdev->lost && !hdev->quiesced &&
-		    batch->direction == HMMGPU_DIR_DEV_TO_SYS;
+		    batch->span->direction == HMMGPU_DIR_DEV_TO_SYS;
 	unsigned int i;
 
 	for (i = 0; i < batch->nr; i++) {
@@ -82,6 +81,21 @@ static void hmmgpu_batch_stop(struct hmmgpu_batch *batch,
 {
 	batch->stop = unit->index;
 	batch->stop_reason = reason;
+}
+
+static void hmmgpu_batch_stop_small(struct hmmgpu_batch *batch,
+				    struct hmmgpu_unit *unit,
+				    unsigned int fallback)
+{
+	hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
+	batch->stop_fallback = fallback;
+}
+
+/* The next allocation of a large folio is to fail, once. */
+static bool hmmgpu_batch_injected(struct hmmgpu_batch *batch,
+				  unsigned int order)
+{
+	return order && atomic_xchg(&batch->hdev->fail_large, 0);
 }
 
 static void hmmgpu_batch_note(struct hmmgpu_batch *batch, u64 vram,
@@ -106,6 +120,7 @@ static void hmmgpu_batch_note(struct hmmgpu_batch *batch, u64 vram,
 		.flags = cpu_to_le16(HMMGPU_NOTE_ALLOC),
 		.count = cpu_to_le32(1),
 		.dst = cpu_to_le64(vram),
+		.arg = cpu_to_le64(batch->span->process.id),
 	};
 }
 
@@ -137,7 +152,7 @@ static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
 	struct hmmgpu_desc desc = {
 		.opcode = opcode,
 		.order = order,
-		.flags = cpu_to_le16(flags | batch->trigger <<
+		.flags = cpu_to_le16(flags | batch->span->trigger <<
 				     HMMGPU_FLAG_TRIGGER_SHIFT),
 		.count = cpu_to_le32(1),
 		.dst = cpu_to_le64(dst),
@@ -146,6 +161,10 @@ static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
 
 	if (!hmmgpu_batch_extend(batch, &desc))
 		batch->descs[batch->nr_descs++] = desc;
+	if (opcode == HMMGPU_OP_FILL)
+		batch->nr_filled[!!order]++;
+	else
+		batch->nr_copied[!!order]++;
 }
 
 static unsigned long hmmgpu_dst_entry(struct page *page, unsigned int order,
@@ -172,8 +191,9 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 		.mm = batch->args.vma->vm_mm,
 		.keep = batch->keep,
 	};
+	unsigned int why = HMMGPU_FALLBACK_NO_VRAM;
+	struct page *page = NULL;
 	dma_addr_t addr = 0;
-	struct page *page;
 	u64 vram;
 
 	if (!unit->migrate && test_bit(unit->index, batch->on_device)) {
@@ -187,21 +207,31 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 	if (unit->page &&
 	    !hmmgpu_batch_map(batch, unit->page, unit->order, &addr)) {
 		if (unit->order)
-			hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
+			hmmgpu_batch_stop_small(batch, unit,
+						HMMGPU_FALLBACK_NO_MEMORY);
 		return;
 	}
 
 	owner.addr = ALIGN_DOWN(batch->args.start + PFN_PHYS(unit->index),
 				HPAGE_PMD_SIZE);
-	page = hmmgpu_vram_alloc(hdev, unit->order, &owner);
+	if (hmmgpu_batch_injected(batch, unit->order))
+		why = HMMGPU_FALLBACK_INJECTED;
+	else
+		page = hmmgpu_vram_alloc(hdev, unit->order, &owner);
 	if (!page) {
 		if (unit->page)
 			hmmgpu_batch_unmap_last(batch);
 		if (unit->order && !batch->whole &&
-		    hmmgpu_vram_used(hdev) < hdev->vram_bytes >> PAGE_SHIFT)
-			hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
-		else
-			hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_FULL);
+		    hmmgpu_vram_used(hdev) < hdev->vram_bytes >> PAGE_SHIFT) {
+			hmmgpu_batch_stop_small(batch, unit, why);
+			return;
+		}
+		hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_FULL);
+		/* With @whole, room is made for it, and it is tried again. */
+		if (unit->order && !batch->whole)
+			hmmgpu_span_fallback(hdev, batch->span,
+					     batch->args.start +
+					     PFN_PHYS(unit->index), why);
 		return;
 	}
 
@@ -219,8 +249,6 @@ static struct folio *hmmgpu_alloc_folio(struct hmmgpu_batch *batch,
 	struct vm_area_struct *vma = batch->args.vma;
 	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 
-	if (order && atomic_xchg(&batch->hdev->fail_large, 0))
-		return NULL;
 	if (order)
 		gfp = GFP_TRANSHUGE | __GFP_NOWARN |
 		      (vma ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL);
@@ -284,6 +312,7 @@ static bool hmmgpu_alloc_system(struct hmmgpu_batch *batch,
 static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 			      struct hmmgpu_unit *unit)
 {
+	unsigned int why = HMMGPU_FALLBACK_NO_MEMORY;
 	struct hmmgpu_device *hdev = batch->hdev;
 
 	if (!unit->page) {
@@ -293,21 +322,21 @@ static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 	}
 	if (!unit->migrate || !is_device_private_page(unit->page))
 		return;
-	if (hmmgpu_alloc_system(batch, unit, unit->order))
+	if (hmmgpu_batch_injected(batch, unit->order))
+		why = HMMGPU_FALLBACK_INJECTED;
+	else if (hmmgpu_alloc_system(batch, unit, unit->order))
 		return;
 	if (!unit->order) {
 		hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_FULL);
 		return;
 	}
-	if (!batch->args.vma)
-		return;
-	if (!batch->single_fallback) {
-		hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_SMALL);
+	if (batch->args.vma && !batch->single_fallback) {
+		hmmgpu_batch_stop_small(batch, unit, why);
 		return;
 	}
-	hmmgpu_count(hdev, fallbacks, 1);
-	trace_hmmgpu_fallback(hdev->id, batch->direction, batch->args.start,
-			      unit->order, 0);
+	hmmgpu_span_fallback(hdev, batch->span, batch->args.start, why);
+	if (!batch->args.vma)
+		return;
 	if (!hmmgpu_alloc_system(batch, unit, 0))
 		hmmgpu_batch_stop(batch, unit, HMMGPU_STOP_FULL);
 }
@@ -324,11 +353,13 @@ static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 void hmmgpu_batch_alloc(struct hmmgpu_batch *batch)
 {
 	struct hmmgpu_unit unit = { };
+	u64 clock = local_clock();
 
 	while (hmmgpu_unit_next(batch, &unit)) {
-		if (batch->direction == HMMGPU_DIR_SYS_TO_DEV)
+		if (batch->span->direction == HMMGPU_DIR_SYS_TO_DEV)
 			hmmgpu_alloc_vram(batch, &unit);
 		else
 			hmmgpu_alloc_home(batch, &unit);
 	}
+	hmmgpu_phase_end(batch, HMMGPU_PHASE_ALLOC, clock);
 }

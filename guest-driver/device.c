@@ -92,13 +92,9 @@ static int hmmgpu_device_wait_ready(struct hmmgpu_device *hdev)
  */
 int hmmgpu_device_reset(struct hmmgpu_device *hdev)
 {
-	int ret;
-
 	hmmgpu_write(hdev, HMMGPU_REG_RESET_CTRL, HMMGPU_RESET_CTRL_RESET);
-	ret = hmmgpu_device_wait_ready(hdev);
-	if (!ret)
-		hmmgpu_count(hdev, resets, 1);
-	return ret;
+	hmmgpu_count(hdev, resets, 1);
+	return hmmgpu_device_wait_ready(hdev);
 }
 
 /**
@@ -146,9 +142,13 @@ int hmmgpu_device_identify(struct hmmgpu_device *hdev)
 		return dev_err_probe(hdev->dev, -EINVAL,
 				     "VRAM of %llu bytes is not a whole number of 2 MiB blocks\n",
 				     hdev->vram_bytes);
-	if (hmmgpu_read(hdev, HMMGPU_REG_FEATURES_LO) & HMMGPU_FEATURE_CONTEXTS)
+	if (hmmgpu_read(hdev, HMMGPU_REG_FEATURES_LO) &
+	    HMMGPU_FEATURE_CONTEXTS) {
 		hdev->nr_contexts = min(hmmgpu_read(hdev, HMMGPU_REG_CONTEXTS),
 					HMMGPU_MAX_CONTEXTS);
+		hdev->nr_engines = hmmgpu_read(hdev,
+					       HMMGPU_REG_COMPUTE_ENGINES);
+	}
 	if (!hmmgpu_read(hdev, HMMGPU_REG_COPY_QUEUES))
 		return dev_err_probe(hdev->dev, -EOPNOTSUPP,
 				     "device has no copy queue\n");
@@ -231,12 +231,8 @@ bool hmmgpu_device_alive(struct hmmgpu_device *hdev)
 	generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
 	if (generation == hdev->generation)
 		return true;
-	if (generation == HMMGPU_GONE) {
-		hmmgpu_device_lose(hdev, "device has gone");
-	} else {
-		hmmgpu_count(hdev, resets, generation - hdev->generation);
-		hmmgpu_device_lose(hdev, "device was reset");
-	}
+	hmmgpu_device_lose(hdev, generation == HMMGPU_GONE ?
+				 "device has gone" : "device was reset");
 	return false;
 }
 

@@ -67,6 +67,27 @@ static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
 	}
 }
 
+/* As single pages, which splits a large folio that may be shared, see below. */
+static void hmmgpu_evict_range(struct hmmgpu_eviction *ev,
+			       struct vm_area_struct *vma, unsigned long start,
+			       unsigned long end)
+{
+	struct hmmgpu_batch *batch = ev->batch;
+	bool large, shared = false;
+
+	large = hmmgpu_find_large(ev->hdev, vma, start, true, &shared);
+	if (hmmgpu_batch_collect(batch, vma, start, end,
+				 MIGRATE_VMA_SELECT_DEVICE_PRIVATE, NULL))
+		return;
+	if (large && !batch->src[0])
+		hmmgpu_span_fallback(ev->hdev, batch->span, start,
+				     HMMGPU_FALLBACK_SPLIT_FAILED);
+	else if (large && shared)
+		hmmgpu_span_fallback(ev->hdev, batch->span, start,
+				     HMMGPU_FALLBACK_SHARED);
+	hmmgpu_evict_batch(ev);
+}
+
 /*
  * Brings what one mm has in VRAM home as single pages, or, if the device is
  * lost, only looks for it. Returns true if there was something.
@@ -74,7 +95,6 @@ static void hmmgpu_evict_listed(struct hmmgpu_eviction *ev)
 static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 {
 	struct hmmgpu_batch *batch = ev->batch;
-	unsigned long flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
 	bool found = false, lost = ev->hdev->lost;
 	struct vm_area_struct *vma;
 	unsigned long addr = 0;
@@ -98,9 +118,8 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 		}
 		if (hmmgpu_batch_find(batch, vma, addr, end)) {
 			found = true;
-			if (!lost && !hmmgpu_batch_collect(batch, vma, addr,
-							   end, flags, NULL))
-				hmmgpu_evict_batch(ev);
+			if (!lost)
+				hmmgpu_evict_range(ev, vma, addr, end);
 		}
 		addr = end;
 		cond_resched();
@@ -176,16 +195,17 @@ static bool hmmgpu_evict_round(struct hmmgpu_eviction *ev, unsigned long used,
 			       bool listed)
 {
 	struct hmmgpu_device *hdev = ev->hdev;
-	struct hmmgpu_span span;
+	struct hmmgpu_span span = {
+		.direction = HMMGPU_DIR_DEV_TO_SYS,
+		.trigger = HMMGPU_TRIGGER_EVICT,
+	};
 
-	ev->batch = hmmgpu_batch_get(hdev, HMMGPU_DIR_DEV_TO_SYS,
-				     HMMGPU_TRIGGER_EVICT);
+	ev->batch = hmmgpu_batch_get(hdev, &span);
 	if (!ev->batch)
 		return false;
 	ev->moved = 0;
 	ev->max_order = 0;
-	hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
-			  HMMGPU_TRIGGER_EVICT, 0, used);
+	hmmgpu_span_begin(hdev, &span, NULL, 0, used);
 	hmmgpu_evict_processes(ev);
 	if (!hdev->lost && listed)
 		hmmgpu_evict_listed(ev);

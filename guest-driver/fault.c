@@ -56,10 +56,11 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
 {
 	unsigned long start, end, flags;
 	unsigned int index = 0;
-	bool wanted;
+	bool wanted, part;
 	int ret;
 
 	flags = hmmgpu_fault_range(vmf, &start, &end);
+	part = vmf->pte && folio_test_large(page_folio(vmf->page));
 	if (hmmgpu_batch_collect(batch, vmf->vma, start, end, flags, vmf->page))
 		return VM_FAULT_SIGBUS;
 	if (vmf->pte)
@@ -71,6 +72,9 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
 	 */
 	wanted = (batch->src[index] & MIGRATE_PFN_MIGRATE) &&
 		 migrate_pfn_to_page(batch->src[index]);
+	if (part && wanted)
+		hmmgpu_span_fallback(batch->hdev, batch->span, vmf->address,
+				     HMMGPU_FALLBACK_PARTIAL);
 
 	batch->single_fallback = true;
 	hmmgpu_batch_alloc(batch);
@@ -107,20 +111,21 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
 vm_fault_t hmmgpu_fault(struct vm_fault *vmf)
 {
 	struct hmmgpu_device *hdev = hmmgpu_from_pagemap(page_pgmap(vmf->page));
+	struct hmmgpu_span span = {
+		.direction = HMMGPU_DIR_DEV_TO_SYS,
+		.trigger = HMMGPU_TRIGGER_CPU_FAULT,
+	};
 	struct hmmgpu_batch *batch;
-	struct hmmgpu_span span;
 	vm_fault_t ret;
 
 	hmmgpu_count(hdev, cpu_faults, 1);
 	if (READ_ONCE(hdev->lost))
 		return VM_FAULT_SIGBUS;
-	batch = hmmgpu_batch_get(hdev, HMMGPU_DIR_DEV_TO_SYS,
-				 HMMGPU_TRIGGER_CPU_FAULT);
+	batch = hmmgpu_batch_get(hdev, &span);
 	if (!batch)
 		return VM_FAULT_OOM;
 
-	hmmgpu_span_begin(hdev, &span, HMMGPU_DIR_DEV_TO_SYS,
-			  HMMGPU_TRIGGER_CPU_FAULT, vmf->address,
+	hmmgpu_span_begin(hdev, &span, vmf->vma->vm_mm, vmf->address,
 			  vmf->pte ? 1 : HMMGPU_LARGE_PAGES);
 	ret = hmmgpu_fault_batch(batch, vmf);
 	hmmgpu_span_end(hdev, &span, batch->max_order, batch->moved);

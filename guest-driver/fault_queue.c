@@ -116,11 +116,13 @@ static void hmmgpu_fault_ring_take(struct hmmgpu_device *hdev)
 		WRITE_ONCE(ring->header->consumer, cpu_to_le32(ring->consumer));
 		/* See hmmgpu_ring_publish(), the other way round. */
 		mb();
-		if (READ_ONCE(ring->header->need_kick))
+		if (READ_ONCE(ring->header->need_kick)) {
 			hmmgpu_write(hdev,
 				     HMMGPU_QUEUE_REG(HMMGPU_FAULT_QUEUE,
 						      HMMGPU_QUEUE_DOORBELL),
 				     1);
+			hmmgpu_count(hdev, doorbells, 1);
+		}
 	}
 }
 

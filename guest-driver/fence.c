@@ -115,7 +115,6 @@ int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence)
 	struct hmmgpu_fence_record *record = &ring->fences[fence->slot];
 	int ret;
 
-	hmmgpu_count(hdev, fences, 1);
 	ret = hmmgpu_fence_poll(ring, fence);
 	if (ret == -EAGAIN)
 		ret = hmmgpu_fence_sleep(ring, fence);

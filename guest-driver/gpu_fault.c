@@ -100,7 +100,7 @@ static void hmmgpu_fault_serve(struct hmmgpu_context *ctx)
 		hmmgpu_fault_answer(ctx, HMMGPU_OP_CANCEL, -ret, NULL);
 		return;
 	}
-	hmmgpu_count(hdev, gpu_faults, 1);
+	hmmgpu_count(hdev, gpu_faults_replayed, 1);
 	if (!ctx->replayed)
 		hmmgpu_fault_answer(ctx, HMMGPU_OP_REPLAY, 0, NULL);
 }

@@ -17,6 +17,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/rwsem.h>
+#include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -126,14 +127,31 @@
 #define HMMGPU_VECTOR_COMPUTE	4
 #define HMMGPU_VECTORS		5
 
+/* Processes that the device is not told the names of again. */
+#define HMMGPU_NAMED_PROCESSES	64
+
+/* The phases of a batch, in the order in which they run, see batch.h. */
+enum hmmgpu_phase {
+	HMMGPU_PHASE_COLLECT,
+	HMMGPU_PHASE_ALLOC,
+	HMMGPU_PHASE_COPY,
+	HMMGPU_PHASE_COMMIT,
+	HMMGPU_PHASE_FINISH,
+	HMMGPU_NR_PHASES,
+};
+
+#define HMMGPU_NR_FALLBACKS	(HMMGPU_FALLBACK_INJECTED + 1)
+#define HMMGPU_NR_TRIGGERS	(HMMGPU_TRIGGER_EVICT + 1)
+
 #define HMMGPU_NR_COUNTERS	(sizeof(struct hmmgpu_stats) / sizeof(u64))
 /* Index of a counter: the place of its field in struct hmmgpu_stats. */
 #define HMMGPU_COUNTER(field) \
 	(offsetof(struct hmmgpu_stats, field) / sizeof(u64))
 #define hmmgpu_count(hdev, field, n) \
 	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field)])
-#define hmmgpu_count_order(hdev, field, order, n) \
-	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field) + (order)])
+/* The same of a field that is an array, by order or otherwise. */
+#define hmmgpu_count_at(hdev, field, index, n) \
+	atomic64_add((n), &(hdev)->counters[HMMGPU_COUNTER(field) + (index)])
 
 struct hmmgpu_device;
 
@@ -182,7 +200,19 @@ struct hmmgpu_fence {
 };
 
 /**
+ * struct hmmgpu_process - a process, as the device gets to know it
+ * @id: its number in the initial PID namespace; zero for none
+ * @name: what it is called, padded with zeros
+ */
+struct hmmgpu_process {
+	u32 id;
+	char name[TASK_COMM_LEN];
+};
+
+/**
  * struct hmmgpu_submission - descriptors that go into the ring together
+ * @process: a process that they are about, or NULL; the device is told its name
+ *           first, if it has not been
  * @notes: descriptors that go first
  * @nr_notes: their number
  * @descs: descriptors that go next
@@ -190,6 +220,7 @@ struct hmmgpu_fence {
  * @fence: the fence after them, or NULL for none
  */
 struct hmmgpu_submission {
+	const struct hmmgpu_process *process;
 	const struct hmmgpu_desc *notes;
 	unsigned int nr_notes;
 	const struct hmmgpu_desc *descs;
@@ -315,6 +346,7 @@ struct hmmgpu_vram {
  * @vram_bytes: size of VRAM
  * @scrub_code: executable memory needs a CPU write before the device's
  * @nr_contexts: number of contexts of the device; zero if it cannot compute
+ * @nr_engines: number of its compute engines, each as good as any other
  * @ring: the copy queue
  * @invalidations: the invalidation queue
  * @fault_ring: the fault queue
@@ -329,6 +361,8 @@ struct hmmgpu_vram {
  * @pagemap: struct pages for VRAM
  * @region: the physical addresses that they have
  * @first_pfn: first pfn of VRAM
+ * @named: processes that the device knows by this name, by id; protected by the
+ *         lock of @ring
  * @span_ids: last span id
  * @batch_lock: protects @batches and @nr_batches
  * @batches: spare batches
@@ -359,6 +393,7 @@ struct hmmgpu_device {
 	u64 vram_bytes;
 	bool scrub_code;
 	unsigned int nr_contexts;
+	unsigned int nr_engines;
 	struct hmmgpu_ring ring;
 	struct hmmgpu_ring invalidations;
 	struct hmmgpu_fault_ring fault_ring;
@@ -373,6 +408,7 @@ struct hmmgpu_device {
 	struct dev_pagemap pagemap;
 	struct resource *region;
 	unsigned long first_pfn;
+	struct hmmgpu_process named[HMMGPU_NAMED_PROCESSES];
 	atomic64_t span_ids;
 	spinlock_t batch_lock; /* protects batches, nr_batches */
 	struct list_head batches;
@@ -395,6 +431,12 @@ static inline void hmmgpu_write(struct hmmgpu_device *hdev, u32 reg, u32 value)
 static inline bool hmmgpu_has_large(struct hmmgpu_device *hdev)
 {
 	return hdev->folio_orders & BIT(HMMGPU_LARGE_ORDER);
+}
+
+/* Does the device take notes of processes, phases and fallbacks? */
+static inline bool hmmgpu_takes_notes(struct hmmgpu_device *hdev)
+{
+	return (hdev->version & 0xffff) >= 2;
 }
 
 static inline u64 hmmgpu_page_to_vram(struct hmmgpu_device *hdev,
@@ -445,6 +487,16 @@ int hmmgpu_queue_start(struct hmmgpu_device *hdev, u32 base,
 /* fence.c */
 int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence);
 int hmmgpu_fence_timeout_ms(void);
+
+/* process.c */
+void hmmgpu_process_of(struct hmmgpu_device *hdev, const struct mm_struct *mm,
+		       struct hmmgpu_process *process);
+void hmmgpu_process_announce(struct hmmgpu_device *hdev,
+			     const struct mm_struct *mm);
+
+/* look.c */
+int hmmgpu_mm_resident(struct hmmgpu_device *hdev, struct mm_struct *mm,
+		       unsigned long *pages);
 
 /* vram.c */
 int hmmgpu_vram_init(struct hmmgpu_device *hdev);

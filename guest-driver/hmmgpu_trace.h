@@ -24,6 +24,15 @@
 			 { HMMGPU_TRIGGER_CPU_FAULT, "cpu_fault" }, \
 			 { HMMGPU_TRIGGER_EVICT, "evict" })
 
+#define show_hmmgpu_fallback(value) \
+	__print_symbolic(value, \
+			 { HMMGPU_FALLBACK_NO_VRAM, "no_vram" }, \
+			 { HMMGPU_FALLBACK_NO_MEMORY, "no_memory" }, \
+			 { HMMGPU_FALLBACK_SHARED, "shared" }, \
+			 { HMMGPU_FALLBACK_SPLIT_FAILED, "split_failed" }, \
+			 { HMMGPU_FALLBACK_PARTIAL, "partial" }, \
+			 { HMMGPU_FALLBACK_INJECTED, "injected" })
+
 #define show_hmmgpu_access(value) \
 	__print_symbolic(value, \
 			 { HMMGPU_FAULT_READ, "read" }, \
@@ -32,14 +41,15 @@
 
 TRACE_EVENT(hmmgpu_migrate_begin,
 	TP_PROTO(int id, u64 span, unsigned int direction,
-		 unsigned int trigger, unsigned long addr,
-		 unsigned long pages),
-	TP_ARGS(id, span, direction, trigger, addr, pages),
+		 unsigned int trigger, unsigned int process,
+		 unsigned long addr, unsigned long pages),
+	TP_ARGS(id, span, direction, trigger, process, addr, pages),
 	TP_STRUCT__entry(
 		__field(int, id)
 		__field(u64, span)
 		__field(unsigned int, direction)
 		__field(unsigned int, trigger)
+		__field(unsigned int, process)
 		__field(unsigned long, addr)
 		__field(unsigned long, pages)
 	),
@@ -48,14 +58,15 @@ TRACE_EVENT(hmmgpu_migrate_begin,
 		__entry->span = span;
 		__entry->direction = direction;
 		__entry->trigger = trigger;
+		__entry->process = process;
 		__entry->addr = addr;
 		__entry->pages = pages;
 	),
-	TP_printk("hmmgpu%d span=%llu %s %s addr=%#lx pages=%lu",
+	TP_printk("hmmgpu%d span=%llu %s %s process=%u addr=%#lx pages=%lu",
 		  __entry->id, __entry->span,
 		  show_hmmgpu_direction(__entry->direction),
 		  show_hmmgpu_trigger(__entry->trigger),
-		  __entry->addr, __entry->pages)
+		  __entry->process, __entry->addr, __entry->pages)
 );
 
 TRACE_EVENT(hmmgpu_migrate_end,
@@ -88,26 +99,33 @@ TRACE_EVENT(hmmgpu_migrate_end,
 );
 
 TRACE_EVENT(hmmgpu_fallback,
-	TP_PROTO(int id, unsigned int direction, unsigned long addr,
-		 unsigned int from_order, unsigned int to_order),
-	TP_ARGS(id, direction, addr, from_order, to_order),
+	TP_PROTO(int id, u64 span, unsigned int direction,
+		 unsigned int trigger, unsigned long addr, unsigned int order,
+		 unsigned int reason),
+	TP_ARGS(id, span, direction, trigger, addr, order, reason),
 	TP_STRUCT__entry(
 		__field(int, id)
+		__field(u64, span)
 		__field(unsigned int, direction)
+		__field(unsigned int, trigger)
 		__field(unsigned long, addr)
-		__field(unsigned int, from_order)
-		__field(unsigned int, to_order)
+		__field(unsigned int, order)
+		__field(unsigned int, reason)
 	),
 	TP_fast_assign(
 		__entry->id = id;
+		__entry->span = span;
 		__entry->direction = direction;
+		__entry->trigger = trigger;
 		__entry->addr = addr;
-		__entry->from_order = from_order;
-		__entry->to_order = to_order;
+		__entry->order = order;
+		__entry->reason = reason;
 	),
-	TP_printk("hmmgpu%d %s addr=%#lx order=%u->%u",
-		  __entry->id, show_hmmgpu_direction(__entry->direction),
-		  __entry->addr, __entry->from_order, __entry->to_order)
+	TP_printk("hmmgpu%d span=%llu %s %s addr=%#lx order=%u %s",
+		  __entry->id, __entry->span,
+		  show_hmmgpu_direction(__entry->direction),
+		  show_hmmgpu_trigger(__entry->trigger), __entry->addr,
+		  __entry->order, show_hmmgpu_fallback(__entry->reason))
 );
 
 TRACE_EVENT(hmmgpu_split,

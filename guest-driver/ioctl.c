@@ -257,14 +257,31 @@ static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
 	return ret;
 }
 
+/* Of a device that is being removed nothing is looked at: its pages go away. */
+static int hmmgpu_file_resident(struct hmmgpu_file *hfile, unsigned long *pages)
+{
+	int ret;
+
+	*pages = 0;
+	if (hmmgpu_device_check(hfile->hdev) || !mmget_not_zero(hfile->mm))
+		return 0;
+	ret = hmmgpu_mm_resident(hfile->hdev, hfile->mm, pages);
+	mmput(hfile->mm);
+	return ret;
+}
+
 /*
- * Only what is true: VRAM is not counted by file, so there are no keys for it.
+ * The keys of Documentation/gpu/drm-usage-stats.rst. A file means the memory of who
+ * opened it: files of one process show the same VRAM. There are no buffers that are
+ * requested and not there, so total and resident are one.
  */
 static void hmmgpu_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct hmmgpu_file *hfile = file->private_data;
 	struct hmmgpu_device *hdev = hfile->hdev;
+	unsigned long pages;
 	u64 busy_ns = 0;
+	int ret;
 
 	/* Nobody reads on who is being killed. */
 	if (down_read_killable(&hdev->gate))
@@ -276,12 +293,23 @@ static void hmmgpu_show_fdinfo(struct seq_file *m, struct file *file)
 	if (hfile->ctx)
 		busy_ns = hmmgpu_jobs_busy_ns(hfile->ctx);
 	mutex_unlock(&hfile->lock);
+	ret = hmmgpu_file_resident(hfile, &pages);
 	up_read(&hdev->gate);
 
 	seq_puts(m, "drm-driver:\thmmgpu\n");
 	seq_printf(m, "drm-client-id:\t%llu\n", hfile->client);
 	seq_printf(m, "drm-pdev:\t%s\n", hdev->pci_name);
-	seq_printf(m, "drm-engine-compute:\t%llu ns\n", busy_ns);
+	if (hdev->nr_engines) {
+		seq_printf(m, "drm-engine-compute:\t%llu ns\n", busy_ns);
+		seq_printf(m, "drm-engine-capacity-compute:\t%u\n",
+			   hdev->nr_engines);
+	}
+	if (!ret) {
+		u64 kib = PFN_PHYS(pages) >> 10;
+
+		seq_printf(m, "drm-total-vram:\t%llu KiB\n", kib);
+		seq_printf(m, "drm-resident-vram:\t%llu KiB\n", kib);
+	}
 }
 
 /* An open file holds the module, but not the device: that may be unbound. */

@@ -9,10 +9,23 @@
 #include <linux/sched/signal.h>
 
 #include "batch.h"
-#include "hmmgpu_trace.h"
 
 /* With &hmmgpu_move.try_lock: how often to try for mmap_lock. */
 #define HMMGPU_LOCK_TRIES	20
+
+/**
+ * enum hmmgpu_large - a large folio that is mapped where a batch begins
+ * @HMMGPU_LARGE_NONE: there is none, or it does not matter
+ * @HMMGPU_LARGE_WHOLE: it will move whole
+ * @HMMGPU_LARGE_PART: only a part of it was asked for
+ * @HMMGPU_LARGE_SHARED: other mms may map it
+ */
+enum hmmgpu_large {
+	HMMGPU_LARGE_NONE,
+	HMMGPU_LARGE_WHOLE,
+	HMMGPU_LARGE_PART,
+	HMMGPU_LARGE_SHARED,
+};
 
 /**
  * struct hmmgpu_request - one migration by request
@@ -20,6 +33,7 @@
  * @move: what is asked for, and gets the results
  * @mm: the mm
  * @direction: DIR value
+ * @span: the span
  * @flight: the batch whose copies are under way, or NULL
  * @spare: the batch to be collected next
  * @addr: all in front of it is done or in flight
@@ -31,6 +45,7 @@ struct hmmgpu_request {
 	struct hmmgpu_move *move;
 	struct mm_struct *mm;
 	unsigned int direction;
+	struct hmmgpu_span span;
 	struct hmmgpu_batch *flight;
 	struct hmmgpu_batch *spare;
 	unsigned long addr;
@@ -111,21 +126,14 @@ static unsigned long hmmgpu_request_flags(struct hmmgpu_request *req)
 	return flags;
 }
 
-static void hmmgpu_request_go_small(struct hmmgpu_request *req)
-{
-	hmmgpu_count(req->hdev, fallbacks, 1);
-	trace_hmmgpu_fallback(req->hdev->id, req->direction, req->addr,
-			      HMMGPU_LARGE_ORDER, 0);
-	req->small_end = req->addr + HPAGE_PMD_SIZE;
-}
-
-/* The batch in @spare ends before its end: what now? */
+/* The batch ends before its end: what now? */
 static int hmmgpu_request_stopped(struct hmmgpu_request *req,
-				  enum hmmgpu_stop reason)
+				  struct hmmgpu_batch *batch)
 {
+	unsigned int fallback = batch->stop_fallback;
 	int ret;
 
-	switch (reason) {
+	switch (batch->stop_reason) {
 	case HMMGPU_STOP_NONE:
 		return 0;
 	case HMMGPU_STOP_SMALL:
@@ -133,7 +141,9 @@ static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 		ret = hmmgpu_request_drain(req);
 		if (ret)
 			return ret;
-		hmmgpu_request_go_small(req);
+		hmmgpu_span_fallback(req->hdev, &req->span, req->addr,
+				     fallback);
+		req->small_end = req->addr + HPAGE_PMD_SIZE;
 		return 0;
 	default:
 		ret = hmmgpu_request_drain(req);
@@ -145,27 +155,59 @@ static int hmmgpu_request_stopped(struct hmmgpu_request *req,
 }
 
 /*
- * A large folio that other mms may map goes home as single pages. When one of
- * them unmaps it or exits, the kernel mistakes its migration entry, see
+ * What will happen to a large folio, unless it moves whole: nothing, if there is
+ * none.
+ *
+ * One that other mms may map goes home as single pages. When one of them unmaps
+ * it or exits, the kernel mistakes its migration entry, see
  * hmmgpu_request_lock(), and nothing here can keep another mm from that. To
  * collect single pages splits the folio first, and migration entries of single
- * pages are safe.
+ * pages are safe. One of which only a part was asked for is split likewise.
+ *
+ * On the way to the device, what is asked for as a whole is not looked at.
  */
-static bool hmmgpu_request_must_split(struct hmmgpu_request *req,
-				      struct vm_area_struct *vma,
-				      unsigned long start, unsigned long end)
+static enum hmmgpu_large hmmgpu_request_large(struct hmmgpu_request *req,
+					      struct vm_area_struct *vma,
+					      unsigned long start,
+					      unsigned long end)
 {
-	return req->direction == HMMGPU_DIR_DEV_TO_SYS &&
-	       start >= req->small_end &&
-	       IS_ALIGNED(start | end, HPAGE_PMD_SIZE) &&
-	       hmmgpu_shared_large(req->hdev, vma, start);
+	bool home = req->direction == HMMGPU_DIR_DEV_TO_SYS;
+	bool part = !IS_ALIGNED(start | end, HPAGE_PMD_SIZE);
+	bool shared;
+
+	if (!hmmgpu_has_large(req->hdev) || start < req->small_end ||
+	    !(home || part) ||
+	    !hmmgpu_find_large(req->hdev, vma, start, home, &shared))
+		return HMMGPU_LARGE_NONE;
+	if (part)
+		return HMMGPU_LARGE_PART;
+	return shared ? HMMGPU_LARGE_SHARED : HMMGPU_LARGE_WHOLE;
+}
+
+/* After collecting: a large folio that was left out stays where it is. */
+static void hmmgpu_request_tell(struct hmmgpu_request *req,
+				const struct hmmgpu_batch *batch,
+				enum hmmgpu_large large)
+{
+	unsigned int reason;
+
+	if (batch->stuck ||
+	    (large != HMMGPU_LARGE_NONE && !batch->src[0]))
+		reason = HMMGPU_FALLBACK_SPLIT_FAILED;
+	else if (large == HMMGPU_LARGE_SHARED)
+		reason = HMMGPU_FALLBACK_SHARED;
+	else if (large == HMMGPU_LARGE_PART)
+		reason = HMMGPU_FALLBACK_PARTIAL;
+	else
+		return;
+	hmmgpu_span_fallback(req->hdev, &req->span, batch->args.start, reason);
 }
 
 static struct hmmgpu_batch *hmmgpu_request_spare(struct hmmgpu_request *req)
 {
 	struct hmmgpu_batch *batch;
 
-	batch = hmmgpu_batch_get(req->hdev, req->direction, req->move->trigger);
+	batch = hmmgpu_batch_get(req->hdev, &req->span);
 	if (batch) {
 		batch->keep = req->move->keep;
 		batch->whole = req->move->whole;
@@ -179,16 +221,22 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 	struct hmmgpu_batch *batch = req->spare, *before;
 	unsigned long start = req->addr;
 	unsigned long end = hmmgpu_batch_end(req, min(req->end, vma->vm_end));
+	bool again = start < req->small_end;
+	enum hmmgpu_large large;
 	int ret;
 
-	if (hmmgpu_request_must_split(req, vma, start, end))
-		hmmgpu_request_go_small(req);
+	large = hmmgpu_request_large(req, vma, start, end);
+	if (large == HMMGPU_LARGE_SHARED)
+		req->small_end = end;
 	if (hmmgpu_batch_collect(batch, vma, start, end,
 				 hmmgpu_request_flags(req), NULL)) {
 		req->move->skipped += PHYS_PFN(end - start);
 		req->addr = end;
 		return 0;
 	}
+	/* What goes as single pages now has been told of before. */
+	if (!again)
+		hmmgpu_request_tell(req, batch, large);
 	hmmgpu_batch_alloc(batch);
 	hmmgpu_batch_copy(batch);
 	req->addr = start + ((unsigned long)batch->stop << PAGE_SHIFT);
@@ -210,7 +258,7 @@ static int hmmgpu_request_batch(struct hmmgpu_request *req,
 				return ret;
 		}
 	}
-	return hmmgpu_request_stopped(req, batch->stop_reason);
+	return hmmgpu_request_stopped(req, batch);
 }
 
 /*
@@ -336,10 +384,13 @@ int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move)
 		.move = move,
 		.mm = move->mm,
 		.direction = move->direction,
+		.span = {
+			.direction = move->direction,
+			.trigger = move->trigger,
+		},
 		.addr = move->start,
 		.end = move->end,
 	};
-	struct hmmgpu_span span;
 	int ret;
 
 	move->moved = 0;
@@ -349,10 +400,10 @@ int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move)
 	req.spare = hmmgpu_request_spare(&req);
 	if (!req.spare)
 		return -ENOMEM;
-	hmmgpu_span_begin(hdev, &span, move->direction, move->trigger,
-			  move->start, PHYS_PFN(move->end - move->start));
+	hmmgpu_span_begin(hdev, &req.span, move->mm, move->start,
+			  PHYS_PFN(move->end - move->start));
 	ret = hmmgpu_request_run(&req);
-	hmmgpu_span_end(hdev, &span, move->max_order, move->moved);
+	hmmgpu_span_end(hdev, &req.span, move->max_order, move->moved);
 	hmmgpu_batch_put(req.spare);
 	return ret;
 }

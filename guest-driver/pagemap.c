@@ -42,7 +42,7 @@ static void hmmgpu_folio_split(struct folio *head, struct folio *tail)
 		return;
 	}
 	hmmgpu_vram_split(hdev, hmmgpu_folio_index(hdev, head));
-	hmmgpu_count(hdev, splits, 1);
+	hmmgpu_count_at(hdev, splits, HMMGPU_LARGE_ORDER, 1);
 	trace_hmmgpu_split(hdev->id, hmmgpu_page_to_vram(hdev, &head->page),
 			   HMMGPU_LARGE_ORDER, 0);
 }

@@ -46,6 +46,30 @@ static void hmmgpu_ring_put_notes(struct hmmgpu_ring *ring, u32 room)
 	} while (nr);
 }
 
+static void hmmgpu_ring_put_process(struct hmmgpu_ring *ring,
+				    const struct hmmgpu_process *process)
+{
+	struct hmmgpu_desc desc = {
+		.opcode = HMMGPU_OP_NOTE,
+		.flags = cpu_to_le16(HMMGPU_NOTE_PROCESS),
+		.count = cpu_to_le32(process->id),
+	};
+	struct hmmgpu_process *named;
+
+	BUILD_BUG_ON(sizeof(process->name) != sizeof(desc.dst) +
+					      sizeof(desc.src));
+
+	lockdep_assert_held(&ring->lock);
+	named = &ring->hdev->named[process->id % HMMGPU_NAMED_PROCESSES];
+	if (named->id == process->id &&
+	    !memcmp(named->name, process->name, sizeof(named->name)))
+		return;
+	*named = *process;
+	memcpy(&desc.dst, process->name, sizeof(desc.dst));
+	memcpy(&desc.src, process->name + sizeof(desc.dst), sizeof(desc.src));
+	hmmgpu_ring_put(ring, &desc, 1);
+}
+
 static void hmmgpu_ring_put_fence(struct hmmgpu_ring *ring, unsigned int slot,
 				  u64 sequence, u16 flags)
 {
@@ -58,6 +82,7 @@ static void hmmgpu_ring_put_fence(struct hmmgpu_ring *ring, unsigned int slot,
 	};
 
 	hmmgpu_ring_put(ring, &desc, 1);
+	hmmgpu_count(ring->hdev, fences, 1);
 }
 
 static void hmmgpu_ring_publish(struct hmmgpu_ring *ring, u32 from)
@@ -135,7 +160,8 @@ static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
 int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub)
 {
-	u32 need = sub->nr_notes + sub->nr_descs + !!sub->fence;
+	u32 need = !!sub->process + sub->nr_notes + sub->nr_descs +
+		   !!sub->fence;
 	u32 from;
 	int ret;
 
@@ -144,6 +170,8 @@ int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		return ret;
 	from = ring->producer;
 	hmmgpu_ring_put_notes(ring, hmmgpu_ring_room(ring) - need);
+	if (sub->process)
+		hmmgpu_ring_put_process(ring, sub->process);
 	hmmgpu_ring_put(ring, sub->notes, sub->nr_notes);
 	hmmgpu_ring_put(ring, sub->descs, sub->nr_descs);
 	if (sub->fence)

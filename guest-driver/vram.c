@@ -162,7 +162,7 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
 								  &vram->used);
 		block->owner = *owner;
 		vram->used_pages += 1UL << order;
-		hmmgpu_count_order(hdev, vram_folios, order, 1);
+		hmmgpu_count_at(hdev, vram_folios, order, 1);
 	}
 	spin_unlock_irqrestore(&vram->lock, flags);
 	return page;
@@ -189,8 +189,6 @@ struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order,
 	struct page *page;
 	long index;
 
-	if (order && atomic_xchg(&hdev->fail_large, 0))
-		return NULL;
 	index = hmmgpu_vram_take(hdev, order, owner);
 	if (index < 0) {
 		/* What was freed is free as soon as the device knows. */
@@ -229,7 +227,7 @@ void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
 	else
 		__set_bit(page % HMMGPU_LARGE_PAGES, block->freed);
 	vram->used_pages -= 1UL << order;
-	hmmgpu_count_order(hdev, vram_folios, order, -1);
+	hmmgpu_count_at(hdev, vram_folios, order, -1);
 	hmmgpu_block_note(hdev, block);
 	spin_unlock_irqrestore(&vram->lock, flags);
 }
@@ -252,8 +250,8 @@ void hmmgpu_vram_split(struct hmmgpu_device *hdev, unsigned long page)
 	block->split = true;
 	block->nr_used = HMMGPU_LARGE_PAGES;
 	bitmap_fill(block->used, HMMGPU_LARGE_PAGES);
-	hmmgpu_count_order(hdev, vram_folios, HMMGPU_LARGE_ORDER, -1);
-	hmmgpu_count_order(hdev, vram_folios, 0, HMMGPU_LARGE_PAGES);
+	hmmgpu_count_at(hdev, vram_folios, HMMGPU_LARGE_ORDER, -1);
+	hmmgpu_count_at(hdev, vram_folios, 0, HMMGPU_LARGE_PAGES);
 	hmmgpu_block_note(hdev, block);
 	spin_unlock_irqrestore(&vram->lock, flags);
 }

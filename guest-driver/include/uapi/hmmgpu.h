@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 /* Version of this interface. */
-#define HMMGPU_ABI_VERSION		2
+#define HMMGPU_ABI_VERSION		3
 /* Folio orders that statistics tell apart. */
 #define HMMGPU_ORDERS			10
 
@@ -116,25 +116,34 @@ struct hmmgpu_migrate {
  * @dev_to_sys_folios: Folios copied home, by order.
  * @filled_folios: Folios filled on the device instead of copied, by order.
  * @vram_folios: Folios now allocated in VRAM, by order.
+ * @splits: Device folios that were split, by order.
+ * @spans: Migrations that ended.
+ * @pages_asked: Pages that were asked to move.
+ * @pages_moved: Pages that moved: of those that were copied or filled, the
+ *        ones that the core then accepted.
+ * @phase_ns: Time in the phases collect, alloc, copy, commit and finish, in
+ *        ns.
+ * @fallbacks: Large folios that did not move whole, by FALLBACK value of the
+ *        hardware contract.
  * @cpu_faults: CPU faults on device-private memory.
  * @cpu_fault_pages: Pages that CPU faults brought home.
- * @splits: Large device folios that were split.
- * @fallbacks: Migrations of 2 MiB that fell back to single pages.
  * @refused_pages: Pages that the core refused to migrate.
  * @failed_pages: Pages whose copy failed.
  * @evicted_pages: Pages evicted from VRAM.
- * @fences: Fences awaited.
+ * @fences: Fences submitted.
  * @fence_sleeps: Fences that were awaited by sleeping.
  * @fence_timeouts: Fences that did not come in time.
  * @doorbells: Doorbell writes.
- * @descriptors: Descriptors submitted.
- * @resets: Resets that the driver has seen.
- * @interrupts: Interrupts received.
+ * @descriptors: Descriptors submitted, but for jobs.
+ * @resets: Resets by the driver.
+ * @interrupts: Interrupts received: several that come at the same time may be
+ *        received as one.
  * @code_pages_scrubbed: Destination pages that the CPU wrote first because
  *        translated code may be stale.
  * @contexts: Contexts that are in use now.
  * @jobs: Jobs submitted.
- * @gpu_faults: Faults of the GPU that were served, by migration or in place.
+ * @gpu_faults_replayed: Faults of the GPU that were served, by migration or in
+ *        place, so that the job went on.
  * @gpu_faults_in_place: Faults of the GPU that were resolved without a
  *        migration.
  * @gpu_faults_cancelled: Faults of the GPU that ended their job.
@@ -143,16 +152,26 @@ struct hmmgpu_migrate {
  * @invalidations: Invalidations of the GPU's TLB.
  * @exclusive_pages: Pages that were made exclusive to the GPU for atomic
  *        operations.
+ *
+ * Those that the device counts, too, are the same there as soon as nothing is
+ * under way.
+ *
+ * Spans are kept by direction and trigger: at DIR * 4 + TRIGGER, with the
+ * values of the hardware contract.
  */
 struct hmmgpu_stats {
 	__u64 sys_to_dev_folios[10];
 	__u64 dev_to_sys_folios[10];
 	__u64 filled_folios[10];
 	__u64 vram_folios[10];
+	__u64 splits[10];
+	__u64 spans[8];
+	__u64 pages_asked[8];
+	__u64 pages_moved[8];
+	__u64 phase_ns[5];
+	__u64 fallbacks[6];
 	__u64 cpu_faults;
 	__u64 cpu_fault_pages;
-	__u64 splits;
-	__u64 fallbacks;
 	__u64 refused_pages;
 	__u64 failed_pages;
 	__u64 evicted_pages;
@@ -166,7 +185,7 @@ struct hmmgpu_stats {
 	__u64 code_pages_scrubbed;
 	__u64 contexts;
 	__u64 jobs;
-	__u64 gpu_faults;
+	__u64 gpu_faults_replayed;
 	__u64 gpu_faults_in_place;
 	__u64 gpu_faults_cancelled;
 	__u64 gpu_maps_large;

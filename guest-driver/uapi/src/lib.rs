@@ -11,7 +11,7 @@
 use hmmgpu_contract::{constants, wire_struct};
 
 /// Version of this interface; QUERY returns it.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// Character of the ioctl numbers.
 pub const IOC_MAGIC: u8 = b'J';
 /// Folio orders that statistics tell apart: `0..ORDERS`.
@@ -65,8 +65,12 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// HMMGPU_IOC_STATS: the driver's counters since it was loaded.
-    pub struct Stats ("stats", 512) {
+    /// HMMGPU_IOC_STATS: the driver's counters since it was loaded. Those that the device counts,
+    /// too, are the same there as soon as nothing is under way.
+    ///
+    /// Spans are kept by direction and trigger: at DIR * 4 + TRIGGER, with the values of the
+    /// hardware contract.
+    pub struct Stats ("stats", 856) {
         /// Folios copied to the device, by order.
         pub sys_to_dev_folios: [u64; 10],
         /// Folios copied home, by order.
@@ -75,21 +79,29 @@ wire_struct! {
         pub filled_folios: [u64; 10],
         /// Folios now allocated in VRAM, by order.
         pub vram_folios: [u64; 10],
+        /// Device folios that were split, by order.
+        pub splits: [u64; 10],
+        /// Migrations that ended.
+        pub spans: [u64; 8],
+        /// Pages that were asked to move.
+        pub pages_asked: [u64; 8],
+        /// Pages that moved: of those that were copied or filled, the ones that the core then accepted.
+        pub pages_moved: [u64; 8],
+        /// Time in the phases collect, alloc, copy, commit and finish, in ns.
+        pub phase_ns: [u64; 5],
+        /// Large folios that did not move whole, by FALLBACK value of the hardware contract.
+        pub fallbacks: [u64; 6],
         /// CPU faults on device-private memory.
         pub cpu_faults: u64,
         /// Pages that CPU faults brought home.
         pub cpu_fault_pages: u64,
-        /// Large device folios that were split.
-        pub splits: u64,
-        /// Migrations of 2 MiB that fell back to single pages.
-        pub fallbacks: u64,
         /// Pages that the core refused to migrate.
         pub refused_pages: u64,
         /// Pages whose copy failed.
         pub failed_pages: u64,
         /// Pages evicted from VRAM.
         pub evicted_pages: u64,
-        /// Fences awaited.
+        /// Fences submitted.
         pub fences: u64,
         /// Fences that were awaited by sleeping.
         pub fence_sleeps: u64,
@@ -97,11 +109,11 @@ wire_struct! {
         pub fence_timeouts: u64,
         /// Doorbell writes.
         pub doorbells: u64,
-        /// Descriptors submitted.
+        /// Descriptors submitted, but for jobs.
         pub descriptors: u64,
-        /// Resets that the driver has seen.
+        /// Resets by the driver.
         pub resets: u64,
-        /// Interrupts received.
+        /// Interrupts received: several that come at the same time may be received as one.
         pub interrupts: u64,
         /// Destination pages that the CPU wrote first because translated code may be stale.
         pub code_pages_scrubbed: u64,
@@ -109,8 +121,8 @@ wire_struct! {
         pub contexts: u64,
         /// Jobs submitted.
         pub jobs: u64,
-        /// Faults of the GPU that were served, by migration or in place.
-        pub gpu_faults: u64,
+        /// Faults of the GPU that were served, by migration or in place, so that the job went on.
+        pub gpu_faults_replayed: u64,
         /// Faults of the GPU that were resolved without a migration.
         pub gpu_faults_in_place: u64,
         /// Faults of the GPU that ended their job.
