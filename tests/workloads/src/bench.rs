@@ -9,6 +9,8 @@
 //! 2. The same memory is filled anew, goes to the device once more (not measured: it may be
 //!    single pages by now), and comes home by CPU touch: one phase. Every byte is compared.
 //!
+//! At the end the driver's counters are told, for the host to compare with its own.
+//!
 //! Each phase lies in a telemetry window of its own, named by its cookie; filling and comparing
 //! lie outside. The first round of a source is a warm-up: of full size where no source before
 //! was as large (the host populates the memory then), of one call else.
@@ -24,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan, Direction, Phase, Trigger};
 
+use crate::counters;
 use crate::device::Device;
 use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
 use crate::{pagemap, pattern, thp};
@@ -69,6 +72,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         largest = largest.max(pages);
         bench.source(source.order, pages, warm_up.min(pages), plan.repeats)?;
     }
+    bench.counters()?;
     emit(&BenchEvent::Done)?;
     Ok(if bench.clean {
         ExitCode::SUCCESS
@@ -219,6 +223,14 @@ impl Bench {
         let by_touch = label(Direction::DevToSys, Trigger::CpuFault);
         self.phase(by_touch, &touched, pages, wrong)?;
         Ok(filled.memory)
+    }
+
+    /// What the driver has counted. All memory is gone, and the mark takes the last notes about it
+    /// to the device and waits until they were there: nothing is under way any more.
+    fn counters(&self) -> Result<()> {
+        self.device.mark(0)?;
+        let counters = counters::named(&self.device.query()?, &self.device.stats()?);
+        emit(&BenchEvent::Counters { counters })
     }
 
     /// Memory backed by folios of `order`, and the share of it that really is.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -63,6 +63,12 @@ impl Device {
             "the driver has interface version {version}, this program {ABI_VERSION}: build both from one revision"
         );
         Ok(device)
+    }
+
+    /// What the kernel says of the open file.
+    pub(crate) fn fdinfo(&self) -> Result<String> {
+        let path = format!("/proc/self/fdinfo/{}", self.file.as_raw_fd());
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
     }
 
     /// HMMGPU_IOC_QUERY.

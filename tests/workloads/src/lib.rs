@@ -7,6 +7,7 @@
 //! It is a library as well, so that the tests on the host know what there is.
 
 mod bench;
+mod counters;
 mod device;
 mod exec_code;
 mod gpu;

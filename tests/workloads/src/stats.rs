@@ -9,25 +9,38 @@ use clap::Parser;
 use hmmgpu_uapi::{Query, Stats};
 use serde_json::{Map, Value, json};
 
+use crate::counters;
 use crate::device::{self, Device};
 
 /// Print what the driver says of the device and has counted since it was loaded, as one JSON
-/// object on one line.
+/// object on one line: `query` and `stats` as it answers, `counters` by their names.
 #[derive(Debug, Parser)]
 #[command(name = "hmmgpu-stats")]
 struct Args {
     /// Device node.
     #[arg(long, default_value = device::NODE)]
     device: PathBuf,
+    /// First let the device see all that was freed, so that what both sides count is the same. This
+    /// closes the window in the device's telemetry that is open.
+    #[arg(long)]
+    settle: bool,
 }
 
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
     let device = Device::open(&args.device)?;
-    let query = fields(Query::DEF.fields, &device.query()?.to_le_bytes());
-    let stats = fields(Stats::DEF.fields, &device.stats()?.to_le_bytes());
-    println!("{}", json!({ "query": query, "stats": stats }));
+    if args.settle {
+        device.mark(0)?;
+    }
+    let (query, stats) = (device.query()?, device.stats()?);
+    let counters = counters::named(&query, &stats);
+    let query = fields(Query::DEF.fields, &query.to_le_bytes());
+    let stats = fields(Stats::DEF.fields, &stats.to_le_bytes());
+    println!(
+        "{}",
+        json!({ "query": query, "stats": stats, "counters": counters })
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,10 +78,12 @@ mod tests {
     fn fields_have_their_values() {
         let mut stats = Stats::default();
         stats.vram_folios[9] = 7;
-        stats.splits = 3;
+        stats.splits[9] = 3;
+        stats.jobs = 4;
         let object = fields(Stats::DEF.fields, &stats.to_le_bytes());
         assert_eq!(object["vram_folios"][9], 7);
-        assert_eq!(object["splits"], 3);
+        assert_eq!(object["splits"][9], 3);
+        assert_eq!(object["jobs"], 4);
         let query = Query {
             abi_version: 1,
             vram_bytes: 1 << 40,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use hmmgpu::size::{MIB, Size};
-use hmmgpu_telemetry::snapshot::{Direction, Kernel, Outcome, Snapshot, Trigger};
+use hmmgpu_telemetry::snapshot::{Direction, Kernel, Outcome, Trigger};
 use hmmgpu_vm_tests::program::Program;
 use hmmgpu_vm_tests::session::{Machine, Session, Step};
 use libtest_mimic::Trial;
-use serde_json::Value;
 
+use crate::counters::{self, faults};
 use crate::guest::{Guest, summary};
 use crate::trial;
 
@@ -60,7 +60,12 @@ const PROGRAMS: &[Step] = &[
     },
     Step {
         name: "stats",
-        command: "hmmgpu-stats",
+        command: "hmmgpu-stats --settle",
+        limit: 30,
+    },
+    Step {
+        name: "stats1",
+        command: "hmmgpu-stats --settle --device /dev/hmmgpu1",
         limit: 30,
     },
 ];
@@ -125,39 +130,16 @@ fn said(session: &Session, step: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn faults(host: &Snapshot, outcome: Outcome) -> u64 {
-    let faults = host.mmu.faults.iter();
-    faults
-        .filter(|faults| faults.outcome == outcome)
-        .map(|faults| faults.count)
-        .sum()
-}
-
 /// Both sides count the same things, each on its own.
 fn host_and_driver_agree(session: &Session) -> Result<()> {
-    let output = session.succeeded("stats")?;
-    let driver: Value =
-        serde_json::from_str(output.trim()).context("the statistics are no JSON")?;
-    let host = &session.outcome.telemetry[0];
-    let jobs = host.compute.jobs.iter();
-    let pairs = [
-        ("jobs", jobs.map(|jobs| jobs.count).sum()),
-        ("gpu_faults", faults(host, Outcome::Replayed)),
-        ("gpu_faults_cancelled", faults(host, Outcome::Cancelled)),
-        ("invalidations", host.mmu.invalidations),
-    ];
-    for (name, seen) in pairs {
-        let counted = driver["stats"][name].as_u64();
+    for (host, step) in session.outcome.telemetry.iter().zip(["stats", "stats1"]) {
+        counters::agree(&counters::of_driver(session, step)?, host).context(step)?;
         ensure!(
-            counted == Some(seen),
-            "{name}: driver {counted:?}, host {seen}"
+            faults(host, Outcome::Dropped) == 0 && faults(host, Outcome::Ended) == 0,
+            "{:?}",
+            host.mmu.faults
         );
     }
-    ensure!(
-        faults(host, Outcome::Dropped) == 0 && faults(host, Outcome::Ended) == 0,
-        "{:?}",
-        host.mmu.faults
-    );
     Ok(())
 }
 

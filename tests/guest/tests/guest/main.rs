@@ -10,6 +10,7 @@
 
 mod bench;
 mod compute;
+mod counters;
 mod guest;
 mod kernel;
 mod program_run;

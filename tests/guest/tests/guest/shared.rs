@@ -8,13 +8,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use hmmgpu_guest_protocol::{Event, ExitStatus};
 use hmmgpu_guest_workloads::scenario_names;
-use hmmgpu_telemetry::snapshot::{Direction, Transfers, Trigger};
+use hmmgpu_telemetry::snapshot::{Direction, Trigger};
 use hmmgpu_vm_tests::program::Program;
 use hmmgpu_vm_tests::session::{Machine, Session, Step};
 use hmmgpu_vm_tests::tap::{self, Verdict};
 use libtest_mimic::Trial;
-use serde_json::Value;
 
+use crate::counters;
 use crate::guest::{Guest, summary};
 use crate::trial;
 
@@ -61,7 +61,7 @@ const NOT_ZEROING: &[Step] = &[
     },
     Step {
         name: "stats",
-        command: "hmmgpu-stats",
+        command: "hmmgpu-stats --settle",
         limit: 30,
     },
 ];
@@ -125,6 +125,11 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         "telemetry::host_and_driver_agree".into(),
         &plain,
         host_and_driver_agree,
+    );
+    add(
+        "telemetry::the_host_knows_whose_memory_moved".into(),
+        &plain,
+        the_host_knows_whose_memory_moved,
     );
     add(
         "races::threads_keep_all_data".into(),
@@ -253,60 +258,52 @@ fn threads_keep_all_data(session: &Session) -> Result<()> {
 
 /// Both sides count the same things, each on its own.
 fn host_and_driver_agree(session: &Session) -> Result<()> {
-    let output = session.succeeded("stats")?;
-    let driver: Value =
-        serde_json::from_str(output.trim()).context("the statistics are no JSON")?;
-    let stats = &driver["stats"];
-    let host = &session.outcome.telemetry[0];
-    let by_order = |pick: fn(&Transfers) -> bool, value: fn(&Transfers) -> u64| {
-        let mut sums = [0; 10];
-        for transfers in host.transfers.iter().filter(|transfers| pick(transfers)) {
-            sums[usize::from(transfers.order)] += value(transfers);
-        }
-        sums
-    };
-    let there = |transfers: &Transfers| transfers.direction == Direction::SysToDev;
-    let home = |transfers: &Transfers| transfers.direction == Direction::DevToSys;
-    let pairs = [
-        (
-            "sys_to_dev_folios",
-            by_order(there, |transfers| transfers.folios),
-        ),
-        (
-            "dev_to_sys_folios",
-            by_order(home, |transfers| transfers.folios),
-        ),
-        (
-            "filled_folios",
-            by_order(there, |transfers| transfers.filled_folios),
-        ),
-    ];
-    for (name, seen) in pairs {
-        let counted: Vec<u64> = stats[name]
-            .as_array()
-            .with_context(|| format!("no {name}"))?
-            .iter()
-            .filter_map(Value::as_u64)
-            .collect();
+    let driver = counters::of_driver(session, "stats")?;
+    counters::agree(&driver, &session.outcome.telemetry[0])?;
+    // The mix has brought about all of this.
+    for (name, order) in [
+        ("transfers.sys_to_dev.folios", Some(0)),
+        ("transfers.sys_to_dev.folios", Some(9)),
+        ("transfers.dev_to_sys.folios", Some(0)),
+        ("transfers.dev_to_sys.folios", Some(9)),
+        ("events.splits", Some(9)),
+        ("spans.sys_to_dev.prefetch.pages_moved", None),
+        ("spans.dev_to_sys.prefetch.pages_moved", None),
+        ("spans.dev_to_sys.cpu_fault.pages_moved", None),
+        ("spans.phases.collect_ns", None),
+        ("spans.phases.alloc_ns", None),
+        ("spans.phases.copy_ns", None),
+        ("spans.phases.commit_ns", None),
+        ("spans.phases.finish_ns", None),
+        ("fallbacks.no_vram", None),
+        ("fallbacks.shared", None),
+        ("fallbacks.partial", None),
+    ] {
         ensure!(
-            counted == seen,
-            "{name} by order: driver {counted:?}, host {seen:?}"
-        );
-        ensure!(
-            seen[0] > 0 && seen[9] > 0 || name == "filled_folios",
-            "{name}: {seen:?}"
+            counters::value(&driver, name, order)? > 0,
+            "no {name} {order:?}: {driver:?}"
         );
     }
-    let splits: u64 = host.events.splits.iter().map(|(_, folios)| folios).sum();
+    Ok(())
+}
+
+/// The driver names the processes whose memory moves, those that only touch it, too.
+fn the_host_knows_whose_memory_moved(session: &Session) -> Result<()> {
+    let processes = &session.outcome.telemetry[0].processes;
+    // As the kernel does, the driver cuts names off after 15 bytes.
+    let mixes = processes
+        .iter()
+        .filter(|process| process.name == "hmmgpu-random-m" && process.pid > 1);
+    let mut processes_with = [0; 3];
+    for process in mixes {
+        processes_with[0] += u32::from(process.sys_to_dev_bytes > 0);
+        processes_with[1] += u32::from(process.dev_to_sys_bytes > 0);
+        processes_with[2] += u32::from(process.cpu_fault_spans > 0);
+        ensure!(process.vram_bytes == 0, "VRAM is left: {process:?}");
+    }
     ensure!(
-        stats["splits"] == splits,
-        "splits: driver {}, host {splits}",
-        stats["splits"]
-    );
-    let free = &driver["query"]["vram_free_bytes"];
-    ensure!(
-        *free == host.vram.bytes - host.vram.used_bytes,
-        "free VRAM: driver {free}"
+        processes_with.iter().all(|&count| count > 0),
+        "{processes:?}"
     );
     Ok(())
 }

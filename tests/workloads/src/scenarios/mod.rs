@@ -8,6 +8,7 @@ mod compute;
 mod fork;
 mod mappings;
 mod setup;
+mod told;
 mod vram;
 
 use std::ffi::OsString;
@@ -138,6 +139,12 @@ const SCENARIOS: &[Scenario] = &[
         vram::freed_folios_are_used_again,
     ),
     ("marks_return", vram::marks_return),
+    ("fallbacks_have_reasons", told::fallbacks_have_reasons),
+    (
+        "debugfs_has_the_same_counters",
+        told::debugfs_has_the_same_counters,
+    ),
+    ("fdinfo_tells_of_vram", told::fdinfo_tells_of_vram),
 ];
 
 /// All names, in order.

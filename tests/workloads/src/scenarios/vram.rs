@@ -1,6 +1,7 @@
 //! VRAM as a whole.
 
 use anyhow::{Context, Result, ensure};
+use hmmgpu_contract::desc::FALLBACK_NO_VRAM;
 use rustix::io::Errno;
 
 use super::setup::{Setup, Skip};
@@ -30,6 +31,12 @@ pub(super) fn full_vram_is_refused_cleanly(setup: &Setup) -> Result<()> {
         ensure!(
             outcome.moved > 0,
             "order {order}: nothing moved: {outcome:?}"
+        );
+        let no_room = usize::from(FALLBACK_NO_VRAM);
+        let stayed = setup.device.stats()?.fallbacks[no_room] - stats.fallbacks[no_room];
+        ensure!(
+            (stayed > 0) == (order == 9),
+            "order {order}: {stayed} large folios found no room"
         );
         let away = pagemap::away(&filled.memory, filled.all())?;
         ensure!(

@@ -28,7 +28,10 @@ pub(super) fn one_fault_moves_2_mib(setup: &Setup) -> Result<()> {
     })?;
     setup.device.mark(0)?;
     ensure!(faults == 1, "{faults} faults over 2 MiB");
-    ensure!(read.grew(|stats| stats.gpu_faults) == 1, "not one fault");
+    ensure!(
+        read.grew(|stats| stats.gpu_faults_replayed) == 1,
+        "not one fault"
+    );
     read.expect("to the device", |stats| stats.sys_to_dev_folios, &[(9, 1)])?;
     ensure!(
         read.grew(|stats| stats.gpu_maps_large) == 1
@@ -66,7 +69,7 @@ pub(super) fn faults_move_single_pages(setup: &Setup) -> Result<()> {
         "{away} of {} pages are on the device",
         2 * UNIT_PAGES
     );
-    ensure!(read.grew(|stats| stats.gpu_faults) > 0, "no fault");
+    ensure!(read.grew(|stats| stats.gpu_faults_replayed) > 0, "no fault");
     filled.verify(filled.all())
 }
 
