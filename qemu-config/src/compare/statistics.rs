@@ -136,7 +136,7 @@ pub fn relate(
         .iter()
         .flat_map(|a| b.iter().map(move |b| b / a))
         .collect();
-    if ratios.is_empty() || ratios.iter().any(|ratio| !(*ratio > 0.0)) {
+    if ratios.is_empty() || !ratios.iter().all(|ratio| *ratio > 0.0) {
         return None;
     }
     ratios.sort_unstable_by(f64::total_cmp);

@@ -284,7 +284,7 @@ fn more(relation: &Relation, count: usize, rows: usize, settings: Settings) -> O
     // How far it may reach: down to the threshold, or, where B seems slower, up to 1.
     let reach = (at - (1.0 - settings.threshold).ln()).max(-at);
     let needed = float(count) * (half / reach).powi(2);
-    if !(needed <= MOST) {
+    if needed.is_nan() || needed > MOST {
         return None;
     }
     // It is in 0..=1000.
