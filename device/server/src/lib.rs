@@ -17,6 +17,7 @@
 //! | `shutdown` | how any thread ends it |
 //! | `control` | the control socket, and what is said on it |
 //! | `metrics` | Prometheus' text, and HTTP |
+//! | `trace` | the trace file |
 //! | `runtime_directory` | where servers of one user are found |
 //! | `network` | the thread for all who only look |
 //! | `qemu` | the QEMU arguments that attach the device |
@@ -43,6 +44,7 @@ mod runtime_directory;
 mod server;
 mod shutdown;
 mod socket;
+mod trace;
 mod wire;
 
 pub use backend::ModelBackend;
@@ -54,7 +56,8 @@ pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, 
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;
 pub use runtime_directory::{default_control_path, runtime_directory};
-pub use server::{ServeError, ServeOptions, Server, serve};
+pub use server::{ServeError, ServeOptions, Server, TraceOptions, serve};
 pub use shutdown::Shutdown;
 pub use socket::SocketError;
+pub use trace::trace_path;
 pub use wire::{MAX_DATA_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS};

@@ -19,6 +19,7 @@ use crate::network::{Network, Service};
 use crate::output::{Output, TelemetryOutput};
 use crate::shutdown::Shutdown;
 use crate::socket::{BoundSocket, SocketError};
+use crate::trace::{TraceWriter, now_ns};
 
 /// What to serve, and where.
 #[derive(Clone, Debug)]
@@ -31,6 +32,17 @@ pub struct ServeOptions {
     pub telemetry: Option<TelemetryOutput>,
     /// The control socket; `None`: there is none.
     pub control: Option<ControlOptions>,
+    /// The trace; `None`: there is none.
+    pub trace: Option<TraceOptions>,
+}
+
+/// Where a trace is written.
+#[derive(Clone, Debug)]
+pub struct TraceOptions {
+    /// The file.
+    pub path: PathBuf,
+    /// What the device is called in it.
+    pub label: String,
 }
 
 /// Why a server could not start, or ended early.
@@ -58,6 +70,14 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// The trace cannot be written.
+    #[error("cannot write the trace to {}, choose another file", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The system refused something that a server cannot do without.
     #[error("cannot serve clients")]
     System(#[source] io::Error),
@@ -70,6 +90,7 @@ pub struct Server {
     socket: BoundSocket,
     control: Option<ControlSocket>,
     metrics: Option<MetricsListener>,
+    trace: Option<TraceWriter>,
     output: Option<(String, Output)>,
 }
 
@@ -117,11 +138,17 @@ impl Server {
             .as_ref()
             .map(|control| ControlSocket::bind(control, &options.socket))
             .transpose()?;
+        let trace = options
+            .trace
+            .as_ref()
+            .map(|trace| start_trace(&device, trace))
+            .transpose()?;
         Ok(Self {
             device: Arc::new(device),
             socket,
             control,
             metrics: None,
+            trace,
             output,
         })
     }
@@ -145,12 +172,15 @@ impl Server {
             socket,
             control,
             metrics,
+            trace,
             output,
         } = self;
         let served = start_network(&device, control.as_ref(), metrics)
             .and_then(|_network| serve_clients(&device, &socket, shutdown))
             .map_err(ServeError::System);
         drop(control);
+        // Before the snapshot, which tells what came of it.
+        drop(trace);
         let written = match output {
             None => Ok(()),
             Some((name, output)) => write_telemetry(&device, name, output, &mut io::stderr()),
@@ -158,6 +188,18 @@ impl Server {
         drop(socket);
         served.and(written)
     }
+}
+
+/// Lets a trace see what the device does.
+fn start_trace(device: &Device, options: &TraceOptions) -> Result<TraceWriter, ServeError> {
+    let TraceOptions { path, label } = options;
+    let trace = TraceWriter::start(path, label, now_ns()).map_err(|source| ServeError::Trace {
+        path: path.clone(),
+        source,
+    })?;
+    // The device is new: nobody else observes it.
+    let _ = device.observe(trace.observer());
+    Ok(trace)
 }
 
 /// Starts to serve those who only look.

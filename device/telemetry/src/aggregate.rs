@@ -30,6 +30,11 @@ pub enum ResetKind {
 
 impl ResetKind {
     const NAMES: [&'static str; 4] = ["register", "flr", "vfio_user", "disconnect"];
+
+    /// The name in a snapshot.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 #[derive(Debug)]
@@ -131,6 +136,9 @@ impl Telemetry {
 
     /// The device was reset and is at `generation` now: open spans are lost, VRAM is free.
     pub fn reset(&self, kind: ResetKind, generation: u32) {
+        if let Some(observer) = self.observer.get() {
+            observer.reset(kind, generation);
+        }
         let mut state = self.state();
         state.generation = generation;
         state.resets[kind as usize] += 1;

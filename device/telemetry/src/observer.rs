@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use crate::aggregate::ResetKind;
 use crate::record::Record;
 use crate::snapshot::{QueueKind, Trace};
 
@@ -19,6 +20,9 @@ pub struct Source {
 pub trait Observer: Debug + Send + Sync {
     /// The engine of `source` did this in `generation`, in order.
     fn records(&self, source: Source, generation: u32, records: &[Record]);
+
+    /// The device was reset and is at `generation` now.
+    fn reset(&self, kind: ResetKind, generation: u32);
 
     /// What came of it.
     fn written(&self) -> Trace;

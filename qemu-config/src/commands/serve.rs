@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use hmmgpu_server::{
-    ControlOptions, MetricsListener, ServeOptions, Server, Shutdown, TelemetryOutput,
+    ControlOptions, MetricsListener, ServeOptions, Server, Shutdown, TelemetryOutput, TraceOptions,
     qemu_arguments,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -17,6 +17,7 @@ mod region_info;
 mod reset;
 mod serve;
 mod set_irqs;
+mod trace;
 mod unsupported;
 mod version;
 mod whole_path;

@@ -35,6 +35,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// With other options than the usual ones.
+    pub(crate) fn start_with(change: impl FnOnce(&mut ServeOptions)) -> Self {
         let directory = tempfile::tempdir().expect("tempdir");
         let socket = directory.path().join("gpu.sock");
         let control = directory.path().join("gpu.control");
@@ -46,6 +51,7 @@ impl Running {
             revision: "test".to_owned(),
         });
         options.telemetry = Some(TelemetryOutput::File(telemetry.clone()));
+        change(&mut options);
         let metrics = MetricsListener::bind(([127, 0, 0, 1], 0).into()).expect("bind");
         let address = metrics.address();
         let server = Server::bind(&options).expect("bind").with_metrics(metrics);
@@ -84,6 +90,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         vram_bytes: VRAM_BYTES,
         telemetry: None,
         control: None,
+        trace: None,
     }
 }
 
