@@ -51,6 +51,10 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
             label: args.label.clone(),
             revision: REVISION.to_owned(),
         }),
+        trace: args.outputs.trace.clone().map(|path| TraceOptions {
+            path,
+            label: args.label.clone(),
+        }),
     };
     let metrics = args.outputs.metrics.map(|address| {
         MetricsListener::bind(address)
