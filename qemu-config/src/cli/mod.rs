@@ -9,6 +9,8 @@ mod run;
 mod selftest;
 mod serve;
 mod shell;
+mod smi;
+mod top;
 mod telemetry;
 mod values;
 
@@ -27,6 +29,8 @@ pub use run::RunArgs;
 pub use selftest::{OtherDriver, SelftestArgs};
 pub use serve::ServeArgs;
 pub use shell::ShellArgs;
+pub use smi::SmiArgs;
+pub use top::TopArgs;
 pub use telemetry::TelemetryArgs;
 
 use crate::commands;
@@ -87,6 +91,12 @@ pub enum Command {
     /// Serve the device on a socket, for a QEMU of your own.
     #[command(after_help = serve::HELP)]
     Serve(ServeArgs),
+    /// Show what the GPUs do, on one screen or for a program.
+    #[command(after_help = smi::HELP)]
+    Smi(SmiArgs),
+    /// Watch what the GPUs do, live.
+    #[command(after_help = top::HELP)]
+    Top(TopArgs),
     /// Show what is there, what is missing, and what was chosen and why.
     #[command(after_help = doctor::HELP)]
     Doctor(DoctorArgs),

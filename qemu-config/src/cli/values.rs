@@ -63,6 +63,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// An interval: seconds, with a fraction where wanted.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.05..=3600.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("'{text}' is not 0.05 to 3600 seconds"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +82,14 @@ mod tests {
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn intervals_have_bounds() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("3600"), Ok(Duration::from_secs(3600)));
+        for text in ["", "0", "-1", "0.01", "3601", "nan", "inf", "soon"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 }

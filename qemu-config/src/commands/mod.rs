@@ -10,6 +10,8 @@ mod run;
 mod selftest;
 mod serve;
 mod shell;
+mod smi;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -58,6 +60,8 @@ pub(crate) fn run(cli: &Cli) -> u8 {
         Command::Selftest(args) => selftest::selftest(args, &ui, &interrupt),
         Command::Run(args) => run::run(args, &ui, &interrupt),
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
+        Command::Smi(args) => smi::smi(args, &interrupt),
+        Command::Top(args) => top::top(args, &interrupt),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Serve(_) => return exit::HOST,
     };

@@ -1,0 +1,104 @@
+//! `hmmgpu smi`: what the GPUs do, asked once or again and again.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crossbeam_channel::Receiver;
+
+use super::Error;
+use crate::cli::SmiArgs;
+use crate::control;
+use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::views::smi::{self, Gpu};
+
+/// What to do about it.
+const NO_GPU: &str = "no GPU runs; start one with 'hmmgpu bench', 'hmmgpu run -- COMMAND', \
+                      'hmmgpu shell' or 'hmmgpu serve'";
+
+pub(super) fn smi(args: &SmiArgs, interrupt: &Interrupt) -> Result<u8, Error> {
+    if args.help_query {
+        print(&smi::fields_help())?;
+        return Ok(exit::OK);
+    }
+    let Some(every) = args.every else {
+        let (text, code) = once(args, true)?;
+        print(&text)?;
+        return Ok(code);
+    };
+    let (sender, signals) = crossbeam_channel::bounded(1);
+    let _watch = interrupt.watch(move |signal| {
+        let _ = sender.try_send(signal);
+    });
+    let mut next = std::time::Instant::now();
+    let mut first = true;
+    loop {
+        let (text, code) = once(args, first)?;
+        // None runs at first: that is an answer. One that ends later may come again.
+        if first && code != exit::OK {
+            return Ok(code);
+        }
+        print(&text)?;
+        first = false;
+        next = (next + every).max(std::time::Instant::now());
+        if let Some(code) = wait_until(next, &signals) {
+            return Ok(code);
+        }
+    }
+}
+
+/// The exit code, if a signal came first.
+fn wait_until(deadline: std::time::Instant, signals: &Receiver<i32>) -> Option<u8> {
+    match signals.recv_deadline(deadline) {
+        Ok(signal_hook::consts::SIGINT) => Some(exit::OK),
+        Ok(signal) => Some(exit::of_signal(signal)),
+        Err(_) => None,
+    }
+}
+
+/// What to print, and the exit code it gives. Why there is nothing has been told.
+fn once(args: &SmiArgs, first: bool) -> Result<(String, u8), Error> {
+    let sockets: Vec<PathBuf> = if args.control.is_empty() {
+        control::discover(&control::directory()).map_err(anyhow::Error::from)?
+    } else {
+        args.control.clone()
+    };
+    let gpus = smi::sample(&sockets, !args.control.is_empty());
+    let code = verdict(&gpus);
+    let text = if args.json {
+        let mut text = smi::document(&gpus, args.every.is_some());
+        text.push('\n');
+        text
+    } else if let Some(query) = &args.query {
+        query.print(&gpus, args.format, first)?
+    } else if gpus.is_empty() {
+        String::new()
+    } else {
+        smi::table(&gpus)
+    };
+    Ok((text, code))
+}
+
+/// Says what does not show in the output, and gives the exit code.
+fn verdict(gpus: &[Gpu]) -> u8 {
+    let mut stderr = std::io::stderr().lock();
+    for gpu in gpus {
+        if let Err(error) = &gpu.state {
+            let _ = writeln!(stderr, "hmmgpu: error: {error}");
+        }
+    }
+    if gpus.is_empty() {
+        let _ = writeln!(stderr, "hmmgpu: {NO_GPU}");
+    }
+    if gpus.is_empty() || gpus.iter().any(|gpu| gpu.state.is_err()) {
+        exit::NEGATIVE
+    } else {
+        exit::OK
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}

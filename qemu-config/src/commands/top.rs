@@ -1,0 +1,29 @@
+//! `hmmgpu top`: what the GPUs do, live.
+
+use super::Error;
+use crate::cli::TopArgs;
+use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::views::top::{self, Options};
+
+pub(super) fn top(args: &TopArgs, interrupt: &Interrupt) -> Result<u8, Error> {
+    let options = Options {
+        control: args.control.clone(),
+        interval: args.interval,
+    };
+    let signal = if args.batch {
+        let mut stdout = std::io::stdout().lock();
+        top::batch(options, args.iterations, args.width, interrupt, &mut stdout)?
+    } else if top::can_draw() {
+        top::run(options, interrupt)?
+    } else {
+        return Err(Error::Usage(
+            "top needs a terminal that it can draw on; use --batch, or 'hmmgpu smi'".into(),
+        ));
+    };
+    Ok(match signal {
+        // How a program that runs until it is stopped ends well.
+        None | Some(signal_hook::consts::SIGINT) => exit::OK,
+        Some(signal) => exit::of_signal(signal),
+    })
+}

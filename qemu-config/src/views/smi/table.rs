@@ -1,0 +1,339 @@
+//! One screen for people, 80 columns wide.
+
+use std::fmt::Write;
+
+use hmmgpu_telemetry::snapshot::{Direction, FolioState, Snapshot};
+
+use super::{Gpu, Sample, link_state};
+use crate::text::printable;
+use crate::views::figures::{Figures, way_name};
+use crate::views::units;
+use crate::vm::REVISION;
+
+/// Columns between the frame's sides and their blanks.
+const INNER: usize = 76;
+/// Processes of a GPU that are shown.
+const MAX_PROCESSES: usize = 20;
+/// Characters of the VRAM bar.
+const BAR: usize = 16;
+
+/// The screen.
+pub fn table(gpus: &[Gpu]) -> String {
+    let mut frame = Frame(String::new());
+    let timestamp = super::query::timestamp();
+    let title = format!("hmmgpu {REVISION}");
+    frame.rule('-');
+    frame.line(&format!(
+        "{} {timestamp:>20}",
+        units::cut(&format!("{title:<55}"), 55)
+    ));
+    for (index, gpu) in gpus.iter().enumerate() {
+        frame.rule('=');
+        match &gpu.state {
+            Ok(sample) => one(&mut frame, index, gpu, sample),
+            Err(error) => {
+                frame.line(&format!("GPU {index}  {}", gpu.control.display()));
+                frame.line(&format!("not known: {error}"));
+            }
+        }
+    }
+    frame.rule('=');
+    processes(&mut frame, gpus);
+    frame.rule('-');
+    frame.0
+}
+
+/// Lines between two sides.
+struct Frame(String);
+
+impl Frame {
+    fn rule(&mut self, of: char) {
+        let rule: String = std::iter::repeat_n(of, INNER + 2).collect();
+        let _ = writeln!(self.0, "+{rule}+");
+    }
+
+    /// A text, on more lines where one is too short for it.
+    fn line(&mut self, text: &str) {
+        let text: Vec<char> = printable(text.as_bytes()).chars().collect();
+        if text.is_empty() {
+            let _ = writeln!(self.0, "| {:INNER$} |", "");
+        }
+        for part in text.chunks(INNER) {
+            let part: String = part.iter().collect();
+            let _ = writeln!(self.0, "| {part:INNER$} |");
+        }
+    }
+}
+
+fn one(frame: &mut Frame, index: usize, gpu: &Gpu, sample: &Sample) {
+    let Sample {
+        hello,
+        snapshot,
+        figures,
+    } = sample;
+    let age = snapshot.time_ns.saturating_sub(snapshot.started_ns);
+    frame.line(&format!(
+        "GPU {index}  {:<28} {:>16} {:>12} {:>10}",
+        units::cut(&printable(hello.label.as_bytes()), 28),
+        format!("pid {}", hello.pid),
+        link_state(snapshot),
+        units::uptime(age),
+    ));
+    frame.line(&format!("control  {}", gpu.control.display()));
+    if hello.revision != REVISION {
+        frame.line(&format!("server   {}", hello.revision));
+    }
+    vram(frame, snapshot);
+    engines(frame, figures);
+    frame.rule('-');
+    transfers(frame, figures);
+    frame.rule('-');
+    events(frame, snapshot, figures);
+}
+
+fn vram(frame: &mut Frame, snapshot: &Snapshot) {
+    let vram = &snapshot.vram;
+    let share = if vram.bytes == 0 {
+        0.0
+    } else {
+        crate::views::figures::ratio(vram.used_bytes, vram.bytes).min(1.0)
+    };
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )] // 0 to BAR
+    let full = (share * BAR as f64).round() as usize;
+    frame.line(&format!(
+        "VRAM     [{}{}] {} of {} ({}), peak {}",
+        "#".repeat(full),
+        ".".repeat(BAR - full),
+        units::bytes(vram.used_bytes),
+        units::bytes(vram.bytes),
+        units::percent(share),
+        units::bytes(vram.peak_bytes),
+    ));
+    frame.line(&format!(
+        "         largest free range {}, fragmentation {}",
+        units::bytes(vram.largest_free_bytes),
+        units::percent(vram.fragmentation),
+    ));
+    for folios in vram.folios.iter().rev() {
+        frame.line(&format!(
+            "         order {}: {} folios, {}{}",
+            folios.order,
+            folios.folios,
+            units::bytes(folios.bytes),
+            match folios.state {
+                FolioState::Whole => "",
+                FolioState::Split => ", split from larger ones",
+            },
+        ));
+    }
+}
+
+fn engines(frame: &mut Frame, figures: &Figures) {
+    frame.line(&format!(
+        "Now      copy engine {} busy, {} to device, {} home",
+        units::percent_or_dash(figures.copy_busy),
+        units::rate(figures.rate(Direction::SysToDev, None)),
+        units::rate(figures.rate(Direction::DevToSys, None)),
+    ));
+    frame.line(&format!(
+        "         compute {} busy (over the last {})",
+        units::percent_or_dash(figures.compute_busy),
+        units::time(figures.interval_ns),
+    ));
+}
+
+fn transfers(frame: &mut Frame, figures: &Figures) {
+    let row = |cells: [&str; 9]| {
+        let [order, way, folios, bytes, migration, engine, copy, p50, p99] = cells;
+        format!(
+            "{order:>5} {way:<9} {folios:>7} {bytes:>8} {migration:>9} {engine:>9} {copy:>5} \
+             {p50:>7} {p99:>7}"
+        )
+    };
+    frame.line(&row([
+        "order",
+        "way",
+        "folios",
+        "bytes",
+        "migration",
+        "engine",
+        "copy",
+        "p50",
+        "p99",
+    ]));
+    let mut none = true;
+    for ((order, direction), moved) in figures.total.iter().rev() {
+        none = false;
+        frame.line(&row([
+            &order.to_string(),
+            way_name(*direction),
+            &units::count(moved.folios),
+            &units::bytes(moved.bytes),
+            &units::rate_or_dash(moved.migration_rate()),
+            &units::rate_or_dash(moved.engine_rate()),
+            &units::percent_or_dash(moved.copy_share()),
+            &units::time_or_dash(moved.times.percentile(50)),
+            &units::time_or_dash(moved.times.percentile(99)),
+        ]));
+    }
+    if none {
+        frame.line("nothing has moved yet");
+    }
+}
+
+fn events(frame: &mut Frame, snapshot: &Snapshot, figures: &Figures) {
+    let events = &figures.events;
+    let replay = &snapshot.mmu.replay;
+    let replays = if replay.count == 0 {
+        String::new()
+    } else {
+        format!(
+            " (p50 {}, p99 {})",
+            units::time(replay.p50_ns),
+            units::time(replay.p99_ns)
+        )
+    };
+    frame.line(&format!(
+        "Faults   GPU {}, replayed {}{replays}, CPU {}",
+        units::count(events.gpu_faults),
+        units::count(events.replays),
+        units::count(events.cpu_faults),
+    ));
+    frame.line(&format!(
+        "Folios   {} fell back to smaller ones, {} were split in VRAM",
+        units::count(events.fallbacks),
+        units::count(events.splits),
+    ));
+    for fallbacks in &snapshot.fallbacks {
+        frame.line(&format!(
+            "         order {} {}: {} {}",
+            fallbacks.order,
+            way_name(fallbacks.direction),
+            units::count(fallbacks.folios),
+            fallbacks.reason,
+        ));
+    }
+    frame.line(&format!(
+        "Errors   descriptors {}, resets {}, unknown registers {}, wrong notes {}",
+        units::count(events.errors),
+        units::count(events.resets),
+        units::count(events.unknown_registers),
+        units::count(snapshot.vram.inconsistent_notes),
+    ));
+}
+
+fn processes(frame: &mut Frame, gpus: &[Gpu]) {
+    let row = |cells: [&str; 8]| {
+        let [
+            gpu,
+            pid,
+            name,
+            vram,
+            gpu_faults,
+            cpu_faults,
+            to_device,
+            home,
+        ] = cells;
+        format!(
+            "{gpu:>3} {pid:>7} {name:<16} {vram:>9} {gpu_faults:>7} {cpu_faults:>7} \
+             {to_device:>9} {home:>9}"
+        )
+    };
+    frame.line(&row([
+        "GPU",
+        "pid",
+        "process",
+        "VRAM",
+        "GPU fl.",
+        "CPU fl.",
+        "to device",
+        "home",
+    ]));
+    let mut none = true;
+    for (index, gpu) in gpus.iter().enumerate() {
+        let Ok(sample) = &gpu.state else { continue };
+        let all = &sample.snapshot.processes;
+        for process in all.iter().take(MAX_PROCESSES) {
+            none = false;
+            let name = printable(process.name.as_bytes());
+            frame.line(&row([
+                &index.to_string(),
+                &process.pid.to_string(),
+                &units::cut(if name.is_empty() { "?" } else { &name }, 16),
+                &units::bytes(process.vram_bytes),
+                &units::count(process.gpu_fault_spans),
+                &units::count(process.cpu_fault_spans),
+                &units::bytes(process.sys_to_dev_bytes),
+                &units::bytes(process.dev_to_sys_bytes),
+            ]));
+        }
+        if all.len() > MAX_PROCESSES {
+            frame.line(&format!(
+                "{index:>3}         and {} more: see --json",
+                all.len() - MAX_PROCESSES
+            ));
+        }
+    }
+    if none {
+        frame.line("no process is known whose memory moved");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::sample;
+
+    #[test]
+    fn one_screen_of_80_columns() {
+        let text = table(&[sample::gpu()]);
+        assert!(
+            text.lines().all(|line| line.chars().count() == 80),
+            "{text}"
+        );
+        assert!(text.lines().count() <= 36, "{text}");
+        for line in [
+            "| GPU 0  bench                                pid 4711  driver runs    0:00:10 |",
+            "| VRAM     [##..............] 516 MiB of 4.00 GiB (13 %), peak 1.00 GiB",
+            "|          largest free range 3.00 GiB, fragmentation 2 %                      |",
+            "|          order 9: 256 folios, 512 MiB                                        |",
+            "|          order 0: 1024 folios, 4.00 MiB, split from larger ones              |",
+            "| Now      copy engine 40 % busy, 1.05 GB/s to device, 105 MB/s home           |",
+            "| order way        folios    bytes migration    engine  copy     p50     p99   |",
+            "|     9 to device    1000 1.95 GiB 10.5 GB/s 14.0 GB/s  75 % 2.00 ms 4.00 ms   |",
+            "|     0 home        51200  200 MiB  300 MB/s 3.00 GB/s  10 % 40.0 us  500 us   |",
+            "| Faults   GPU 33, replayed 32 (p50 150 us, p99 900 us), CPU 7                 |",
+            "|   0     212 svm-mix            514 MiB      30       7  1.95 GiB   200 MiB   |",
+        ] {
+            assert!(text.contains(line), "missing: {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_asked_is_told_of() {
+        let gpu = Gpu {
+            control: "/run/1.control".into(),
+            state: Err(crate::control::ControlError::Ended),
+        };
+        let text = table(&[gpu]);
+        assert!(text.contains("not known: the server has ended"), "{text}");
+    }
+
+    #[test]
+    fn names_do_not_steer_the_terminal() {
+        let mut gpu = sample::gpu();
+        let sample = gpu.state.as_mut().unwrap();
+        sample.snapshot.processes[0].name = "\u{1b}[31mred\nline".into();
+        sample.hello.label = "a\u{1b}]0;x\u{7}b".into();
+        let text = table(&[gpu]);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'));
+        assert!(
+            text.lines().all(|line| line.chars().count() == 80),
+            "{text}"
+        );
+    }
+}
