@@ -175,7 +175,8 @@ fn depmod(root: &Path, modules: &Bind) -> Command {
         ..modules.clone()
     };
     let mut command = sandbox::in_root(root, &[inside]);
-    command.args(["depmod", "-b", "/modules"]);
+    // The PATH of an ordinary user does not have it.
+    command.args(["/usr/sbin/depmod", "-b", "/modules"]);
     command
 }
 
