@@ -40,6 +40,19 @@ pub struct Config {
     pub contexts: u32,
     /// Number of compute engines, which are threads: 1 to 16. Not used without contexts.
     pub compute_engines: u32,
+    /// What engines of queues tell telemetry.
+    pub counting: Counting,
+}
+
+/// What engines of queues tell telemetry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// What becomes of each descriptor, and how long it took.
+    #[default]
+    Full,
+    /// Nothing, and they do not look at the clock for it. Snapshots then lack transfers, spans, and
+    /// what notes tell. This is what the cost of counting is measured against.
+    Off,
 }
 
 /// Most compute engines. Stops a configuration from asking the host for threads without end.
@@ -52,6 +65,7 @@ impl Default for Config {
             copy_queues: 1,
             contexts: MAX_CONTEXTS,
             compute_engines: 2,
+            counting: Counting::Full,
         }
     }
 }
@@ -104,6 +118,7 @@ impl Device {
             copy_queues,
             contexts,
             compute_engines,
+            counting,
         } = config;
         let sizes = MIN_VRAM_BYTES..=MAX_VRAM_BYTES;
         if !sizes.contains(&vram_bytes) || vram_bytes % VRAM_BLOCK_BYTES != 0 {
@@ -141,6 +156,7 @@ impl Device {
         let shared = Arc::new(Shared {
             vram,
             telemetry: Telemetry::new(vram_bytes, now_ns()),
+            counting: counting == Counting::Full,
             background,
             engines: (0..copy_queues).map(|_| Control::default()).collect(),
             invalidation: Control::default(),

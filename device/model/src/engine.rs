@@ -3,7 +3,6 @@
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_telemetry::{NoteKind, Record, TransferKind};
 
-use crate::clock::now_ns;
 use crate::command::{Command, Fault, Other, Source, Transfer};
 use crate::copy::{copy, copy_from_buffer};
 use crate::dma::Access;
@@ -27,9 +26,9 @@ impl Engine for CopyEngine {
         match Command::try_from(desc)? {
             Command::Transfer(transfer) => self.transfer(run, &transfer),
             Command::Other(command) => {
-                let result = other(run, command);
+                // Its time, and where the next one begins.
                 run.lap();
-                result
+                other(run, command)
             }
         }
     }
@@ -130,9 +129,13 @@ impl CopyEngine {
 
 /// Everything but transfers.
 fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
-    let time_ns = now_ns();
+    let time_ns = run.clock();
     match command {
-        Other::Fence(fence) => return run.fence(fence),
+        Other::Fence(fence) => {
+            run.fence(fence)?;
+            // What came before was told meanwhile, which is no part of what comes next.
+            run.lap();
+        }
         Other::SpanBegin {
             id,
             process,

@@ -31,7 +31,7 @@ mod status;
 mod sync;
 mod vram;
 
-pub use device::{Config, ConfigError, Device};
+pub use device::{Config, ConfigError, Counting, Device};
 pub use dma::{DmaError, DmaMapping, MAX_DMA_MAPS};
 pub use interrupt::Interrupt;
 pub use reset::ResetCause;

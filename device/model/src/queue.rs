@@ -262,7 +262,7 @@ impl<'a> Run<'a> {
         if let Stop::Fault(fault) = stop {
             self.shared
                 .log_queue_stop(self.queue, self.consumer, fault.status);
-            self.records.push(Record::Error {
+            self.record(Record::Error {
                 status: fault.status,
             });
             self.report(fault, true);
@@ -306,7 +306,9 @@ impl<'a> Run<'a> {
 
     /// Whatever was since the last lap is none of its business.
     fn begin_lap(&mut self) {
-        self.clock = now_ns();
+        if self.shared.counting {
+            self.clock = now_ns();
+        }
     }
 
     /// When the last lap ended.
@@ -396,12 +398,12 @@ impl<'a> Run<'a> {
     /// Fetches and carries out the descriptor at `consumer`.
     fn descriptor(&mut self, engine: &mut impl Engine) -> Result<(), Stop> {
         let entry = self.setup.ring.fetch(&self.permit()?, self.consumer)?;
-        self.descriptors += 1;
+        self.descriptors += u64::from(self.shared.counting);
         match engine.carry_out(self, &Desc::from_le_bytes(&entry)) {
             Ok(()) => {}
             Err(Stop::Fault(fault)) => {
                 let status = fault.status;
-                self.records.push(Record::Error { status });
+                self.record(Record::Error { status });
                 self.failed(fault);
             }
             Err(Stop::Ended) => return Err(Stop::Ended),
@@ -492,13 +494,15 @@ impl<'a> Run<'a> {
     pub(crate) fn permit_or_abort(&mut self) -> Result<DmaView<'a>, Ended> {
         self.permit().inspect_err(|Ended| {
             let status = Status::STATUS_ABORTED;
-            self.records.push(Record::Error { status });
+            self.record(Record::Error { status });
         })
     }
 
     /// For telemetry.
     pub(crate) fn record(&mut self, record: Record) {
-        self.records.push(record);
+        if self.shared.counting {
+            self.records.push(record);
+        }
     }
 
     /// Hands over what telemetry has not seen yet.

@@ -37,6 +37,7 @@ impl Shared {
         let Self {
             vram: _, // scrubbed in the background
             telemetry,
+            counting: _, // as configured
             background,
             engines: _, // by stop_all
             invalidation: _,

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     // Wiring.
     pub(crate) vram: Arc<Vram>,
     pub(crate) telemetry: Telemetry,
+    /// Engines of queues tell it what they do.
+    pub(crate) counting: bool,
     pub(crate) background: Background,
     pub(crate) engines: Vec<Control>,
     pub(crate) invalidation: Control,

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hmmgpu_contract::desc::Status;
 
-use crate::classes::{Class, SpanTable, TransferTable};
+use crate::MAX_PROCESSES;
+use crate::classes::{Class, FallbackTable, Migrated, SpanTable, TransferTable, Transferred};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
 use crate::observer::{Observer, Source};
+use crate::processes::Processes;
 use crate::record::{NoteKind, Record, TransferKind};
 use crate::snapshot::{Compute, Events, Link, Mmu, Queue, SCHEMA, Snapshot};
 use crate::spans::OpenSpans;
@@ -46,6 +48,8 @@ struct State {
     open_spans: OpenSpans,
     windows: Windows,
     splits: BTreeMap<u8, u64>,
+    fallbacks: FallbackTable,
+    processes: Processes,
     errors: BTreeMap<Status, u64>,
     jobs: JobTable,
     faults: FaultTable,
@@ -88,12 +92,14 @@ impl Telemetry {
             observer: OnceLock::new(),
             state: Mutex::new(State {
                 generation: 0,
-                vram: VramMap::new(vram_bytes),
+                vram: VramMap::new(vram_bytes, MAX_PROCESSES),
                 transfers: TransferTable::default(),
                 spans: SpanTable::default(),
                 open_spans: OpenSpans::default(),
                 windows: Windows::default(),
                 splits: BTreeMap::new(),
+                fallbacks: FallbackTable::default(),
+                processes: Processes::default(),
                 errors: BTreeMap::new(),
                 jobs: JobTable::default(),
                 faults: FaultTable::new(),
@@ -171,8 +177,8 @@ impl Telemetry {
             vram: state.vram.snapshot(),
             transfers: state.transfers.rows(),
             spans: state.spans.rows(),
-            fallbacks: Vec::new(),
-            processes: Vec::new(),
+            fallbacks: state.fallbacks.rows(),
+            processes: state.processes.rows(&state.vram),
             events: Events {
                 splits: state.splits.iter().map(|(k, v)| (*k, *v)).collect(),
                 descriptor_errors: state
@@ -231,19 +237,25 @@ impl State {
                 trigger,
                 folios,
                 engine_ns,
+                waited_ns,
                 status,
-                ..
+                end_ns: _,
             } => {
                 let class = Class {
                     order,
                     direction,
                     trigger,
                 };
+                let done = Transferred {
+                    folios: u64::from(folios),
+                    fill: kind == TransferKind::Fill,
+                    engine_ns,
+                    waited_ns,
+                };
                 let window = self.windows.open.as_mut().map(|open| &mut open.transfers);
                 for table in std::iter::once(&mut self.transfers).chain(window) {
                     if status == Status::STATUS_OK {
-                        let fill = kind == TransferKind::Fill;
-                        table.done(class, u64::from(folios), fill, engine_ns);
+                        table.done(class, done);
                     } else {
                         table.failed(class, engine_ns);
                     }
@@ -267,15 +279,44 @@ impl State {
                 waited_ns,
                 ..
             } => self.faults.over(access, reason, outcome, waited_ns),
+            Record::Process { pid, name } => self.processes.named(pid, name, &self.vram),
+            Record::Fallback {
+                order,
+                direction,
+                trigger,
+                reason,
+                folios,
+            } => {
+                let class = Class {
+                    order,
+                    direction,
+                    trigger,
+                };
+                let folios = u64::from(folios);
+                self.fallbacks.add(class, reason, folios);
+                if let Some(open) = &mut self.windows.open {
+                    open.fallbacks.add(class, reason, folios);
+                }
+            }
             Record::SpanBegin { .. } if !current => self.lost_spans += 1,
             Record::SpanBegin {
-                id, pages, time_ns, ..
+                id,
+                process,
+                pages,
+                time_ns,
+                direction: _,
+                trigger: _,
             } => {
-                let (unmatched, lost) = self.open_spans.begin(id, u64::from(pages), time_ns);
+                let pages = u64::from(pages);
+                let (unmatched, lost) = self.open_spans.begin(id, pages, process, time_ns);
                 self.unmatched_spans += u64::from(unmatched);
                 self.lost_spans += u64::from(lost);
             }
-            Record::SpanEnd { .. } | Record::Note { .. } | Record::Mark { .. } if !current => {}
+            Record::SpanEnd { .. }
+            | Record::Phases { .. }
+            | Record::Note { .. }
+            | Record::Mark { .. }
+                if !current => {}
             Record::SpanEnd {
                 id,
                 order,
@@ -293,13 +334,21 @@ impl State {
                     self.unmatched_spans += 1;
                     return;
                 };
-                let (asked, moved) = (ended.pages_asked, u64::from(pages));
-                self.spans
-                    .ended(class, asked, moved, ended.ns, ended.busy_ns);
+                let span = Migrated {
+                    asked: ended.pages_asked,
+                    moved: u64::from(pages),
+                    ns: ended.ns,
+                    busy_ns: ended.busy_ns,
+                    phases: ended.phases,
+                };
+                self.spans.ended(class, span);
                 if let Some(open) = &mut self.windows.open {
-                    open.spans
-                        .ended(class, asked, moved, ended.ns, ended.window_busy_ns);
+                    let busy_ns = ended.window_busy_ns;
+                    open.spans.ended(class, Migrated { busy_ns, ..span });
                 }
+                let (process, moved) = (ended.process, span.moved);
+                self.processes
+                    .span_ended(process, class, moved, time_ns, &self.vram);
             }
             Record::Note {
                 kind,
@@ -309,7 +358,10 @@ impl State {
             } => {
                 let count = u64::from(count);
                 match kind {
-                    NoteKind::Alloc { process: _ } => self.vram.alloc(address, order, count),
+                    NoteKind::Alloc { process } => {
+                        let owner = self.processes.owner(process, &self.vram);
+                        self.vram.alloc(address, order, count, owner);
+                    }
                     NoteKind::Free => self.vram.free(address, order, count),
                     NoteKind::Split(new_order) => {
                         let split = self.vram.split(address, order, count, new_order);
@@ -322,7 +374,7 @@ impl State {
                     }
                 }
             }
-            Record::Phases { .. } | Record::Process { .. } | Record::Fallback { .. } => {}
+            Record::Phases { id, times } => self.open_spans.phases(id, times),
             Record::Mark { cookie, time_ns } => {
                 self.windows.mark(cookie, time_ns);
                 self.open_spans.open_window(time_ns);

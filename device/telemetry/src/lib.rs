@@ -12,6 +12,7 @@ pub mod control;
 mod counters;
 mod histogram;
 mod observer;
+mod processes;
 mod record;
 pub mod snapshot;
 mod spans;

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::classes::Class;
+use crate::record::PhaseTimes;
 
 /// Most spans open at once. Stops a driver that never ends its spans from filling the host's
 /// memory: beyond it, the span that began first is given up and counted as lost.
@@ -66,6 +67,8 @@ impl Union {
 struct Open {
     begin: u64,
     pages_asked: u64,
+    process: u32,
+    phases: Option<PhaseTimes>,
 }
 
 /// A span that ended.
@@ -73,6 +76,10 @@ struct Open {
 pub(crate) struct Ended {
     /// Pages asked for when it began.
     pub(crate) pages_asked: u64,
+    /// Whose memory moved; 0: the driver did not say.
+    pub(crate) process: u32,
+    /// What the driver told of its phases.
+    pub(crate) phases: Option<PhaseTimes>,
     /// Its own time.
     pub(crate) ns: u64,
     /// What its class gains in covered time, in all.
@@ -100,7 +107,13 @@ impl OpenSpans {
 
     /// Begins a span. Returns `(unmatched, lost)`: whether one of that id was open already (it
     /// begins anew), and whether the oldest had to be given up.
-    pub(crate) fn begin(&mut self, id: u64, pages_asked: u64, begin: u64) -> (bool, bool) {
+    pub(crate) fn begin(
+        &mut self,
+        id: u64,
+        pages_asked: u64,
+        process: u32,
+        begin: u64,
+    ) -> (bool, bool) {
         let now = self.clamp(begin);
         let unmatched = self.open.contains_key(&id);
         let mut lost = false;
@@ -113,10 +126,25 @@ impl OpenSpans {
                 lost = true;
             }
         }
-        self.open.insert(id, Open { begin, pages_asked });
+        self.open.insert(
+            id,
+            Open {
+                begin,
+                pages_asked,
+                process,
+                phases: None,
+            },
+        );
         self.all.begin(id, now);
         self.window.begin(id, now);
         (unmatched, lost)
+    }
+
+    /// The driver tells of the phases of a span. Of one that is not open it is of no use.
+    pub(crate) fn phases(&mut self, id: u64, phases: PhaseTimes) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.phases = Some(phases);
+        }
     }
 
     /// Ends a span; `None` when none of that id is open.
@@ -125,6 +153,8 @@ impl OpenSpans {
         let open = self.open.remove(&id)?;
         Some(Ended {
             pages_asked: open.pages_asked,
+            process: open.process,
+            phases: open.phases,
             ns: end.saturating_sub(open.begin),
             busy_ns: self.all.end(id, class, now),
             window_busy_ns: self.window.end(id, class, now),
@@ -181,8 +211,8 @@ mod tests {
     #[test]
     fn overlap_counts_once() {
         let mut spans = OpenSpans::default();
-        spans.begin(1, 0, 100);
-        spans.begin(2, 0, 150);
+        spans.begin(1, 0, 0, 100);
+        spans.begin(2, 0, 0, 150);
         assert_eq!(spans.end(1, class(9), 200).unwrap().busy_ns, 100);
         let second = spans.end(2, class(9), 260).unwrap();
         assert_eq!((second.ns, second.busy_ns), (110, 60));
@@ -191,9 +221,9 @@ mod tests {
     #[test]
     fn inner_spans_are_covered_by_the_outer_one() {
         let mut spans = OpenSpans::default();
-        spans.begin(1, 0, 0);
+        spans.begin(1, 0, 0, 0);
         for inner in 0..5 {
-            spans.begin(10 + inner, 0, 100 * inner + 10);
+            spans.begin(10 + inner, 0, 0, 100 * inner + 10);
             let ended = spans.end(10 + inner, class(0), 100 * inner + 30).unwrap();
             assert_eq!(ended.busy_ns, 20);
         }
@@ -203,8 +233,8 @@ mod tests {
     #[test]
     fn classes_do_not_cover_each_other() {
         let mut spans = OpenSpans::default();
-        spans.begin(1, 0, 0);
-        spans.begin(2, 0, 0);
+        spans.begin(1, 0, 0, 0);
+        spans.begin(2, 0, 0, 0);
         assert_eq!(spans.end(1, class(0), 10).unwrap().busy_ns, 10);
         assert_eq!(spans.end(2, class(9), 10).unwrap().busy_ns, 10);
     }
@@ -213,9 +243,9 @@ mod tests {
     fn too_many_open_spans_give_up_the_oldest() {
         let mut spans = OpenSpans::default();
         for id in 0..MAX_OPEN_SPANS as u64 {
-            assert_eq!(spans.begin(id, 0, id), (false, false));
+            assert_eq!(spans.begin(id, 0, 0, id), (false, false));
         }
-        assert_eq!(spans.begin(99_999, 0, 5000), (false, true));
+        assert_eq!(spans.begin(99_999, 0, 0, 5000), (false, true));
         assert!(spans.end(0, class(0), 6000).is_none());
         assert_eq!(spans.end(1, class(0), 6000).unwrap().ns, 5999);
     }
@@ -240,7 +270,7 @@ mod tests {
                     floor = Some(now);
                 }
                 if begin || open.is_empty() {
-                    spans.begin(next, 0, now);
+                    spans.begin(next, 0, 0, now);
                     open.push((next, now));
                     next += 1;
                 } else {

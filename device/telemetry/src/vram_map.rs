@@ -1,58 +1,123 @@
-//! VRAM as the driver's notes describe it: one byte for each page of 4 KiB.
+//! VRAM as the driver's notes describe it.
+//!
+//! A bit for each page of 4 KiB says whether it is in use; what folio begins at a page, and whose
+//! it is, is said for first pages only. So a note costs little whatever its order, and what a
+//! snapshot wants to know of a block of 2 MiB is in eight words of bits and a few counts. All of it
+//! is zero-initialised: the host gives memory only for the parts in use.
 
-use hmmgpu_contract::{MAX_ORDER, PAGE_SHIFT};
+use hmmgpu_contract::{MAX_ORDER, PAGE_SHIFT, VRAM_BLOCK_BYTES};
 
-use crate::snapshot::{FolioState, Vram, VramFolios};
+use crate::snapshot::{FolioState, Vram, VramFolios, VramRun};
 
-/// A page that no note has allocated.
-const FREE: u8 = 0;
-/// A page of a folio, other than its first.
-const TAIL: u8 = 0x40;
-/// The first page of a folio; the order is in the low bits.
+/// Pages of a word of bits.
+const WORD: usize = u64::BITS as usize;
+/// Pages of a block.
+const BLOCK: usize = (VRAM_BLOCK_BYTES >> PAGE_SHIFT) as usize;
+const ORDERS: usize = MAX_ORDER as usize + 1;
+/// Unit in which a run tells how many pages are in use.
+const RUN_PAGES: u16 = 32;
+
+/// A folio begins here; its order is in the low bits.
 const HEAD: u8 = 0x80;
+/// It is what a split left.
+const SPLIT: u8 = 0x40;
+
+/// Whose memory it is: a number that the caller gives, 0 for nobody's.
+pub(crate) type Owner = u16;
+
+/// What is in a block of 2 MiB, whole or in part.
+#[derive(Clone, Debug, Default)]
+struct Block {
+    /// Folios by order.
+    folios: [u16; ORDERS],
+    /// Those of them that a split left.
+    split: u16,
+}
 
 /// Which folios are where.
 #[derive(Debug)]
 pub(crate) struct VramMap {
-    /// Zero-initialised, so that the host gives memory only for the parts in use.
-    pages: Vec<u8>,
-    folios: [u64; MAX_ORDER as usize + 1],
+    /// Bits of pages in use.
+    used: Vec<u64>,
+    /// Folios that begin at a page.
+    heads: Vec<u8>,
+    /// Their owners.
+    owners: Vec<Owner>,
+    blocks: Vec<Block>,
+    /// Pages by owner.
+    owned: Vec<u64>,
+    /// Folios by order: whole ones, and those that a split left.
+    folios: [[u64; ORDERS]; 2],
     used_pages: u64,
     peak_pages: u64,
     inconsistent_notes: u64,
 }
 
+/// The words of a range of pages, each with the bits that are in the range.
+fn words(first: usize, pages: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = first + pages;
+    (first / WORD..end.div_ceil(WORD)).map(move |word| {
+        let (low, high) = (word * WORD, (word + 1) * WORD);
+        let below = (1_u64 << (first.max(low) - low)) - 1;
+        let above = u64::MAX
+            .checked_shr(u32::try_from(high - end.min(high)).unwrap_or(0))
+            .unwrap_or(0);
+        (word, above & !below)
+    })
+}
+
+/// The blocks that a range of pages is in.
+fn blocks(first: usize, pages: usize) -> std::ops::Range<usize> {
+    first / BLOCK..(first + pages).div_ceil(BLOCK)
+}
+
 impl VramMap {
-    pub(crate) fn new(bytes: u64) -> Self {
-        let pages = usize::try_from(bytes >> PAGE_SHIFT).unwrap_or(0);
+    /// A map of VRAM of a number of bytes, a multiple of 2 MiB, and of so many owners. All is free.
+    pub(crate) fn new(bytes: u64, owners: usize) -> Self {
+        let blocks = usize::try_from(bytes / VRAM_BLOCK_BYTES).unwrap_or(0);
+        let pages = blocks * BLOCK;
         Self {
-            pages: vec![FREE; pages],
-            folios: [0; MAX_ORDER as usize + 1],
+            used: vec![0; pages / WORD],
+            heads: vec![0; pages],
+            owners: vec![0; pages],
+            blocks: vec![Block::default(); blocks],
+            owned: vec![0; owners + 1],
+            folios: [[0; ORDERS]; 2],
             used_pages: 0,
             peak_pages: 0,
             inconsistent_notes: 0,
         }
     }
 
-    /// Everything is free again; the peak and the count of contradictions stay.
-    pub(crate) fn clear(&mut self) {
-        self.pages = vec![FREE; self.pages.len()];
-        self.folios = [0; MAX_ORDER as usize + 1];
-        self.used_pages = 0;
+    fn bytes(&self) -> u64 {
+        self.blocks.len() as u64 * VRAM_BLOCK_BYTES
     }
 
-    /// `count` folios of `order` from byte offset `address` were allocated.
-    pub(crate) fn alloc(&mut self, address: u64, order: u8, count: u64) {
+    /// Everything is free again; the peak and the count of contradictions stay.
+    pub(crate) fn clear(&mut self) {
+        *self = Self {
+            peak_pages: self.peak_pages,
+            inconsistent_notes: self.inconsistent_notes,
+            ..Self::new(self.bytes(), self.owned.len() - 1)
+        };
+    }
+
+    /// Bytes in use of an owner.
+    pub(crate) fn owned_bytes(&self, owner: Owner) -> u64 {
+        self.owned[usize::from(owner)] << PAGE_SHIFT
+    }
+
+    /// `count` folios of `order` from byte offset `address` were allocated for `owner`.
+    pub(crate) fn alloc(&mut self, address: u64, order: u8, count: u64, owner: Owner) {
         self.each(address, order, count, |map, pages, head| {
-            if map.pages[head..head + pages]
-                .iter()
-                .any(|page| *page != FREE)
-            {
+            if words(head, pages).any(|(word, bits)| map.used[word] & bits != 0) {
                 return false;
             }
-            map.pages[head..head + pages].fill(TAIL);
-            map.pages[head] = HEAD | order;
-            map.folios[usize::from(order)] += 1;
+            for (word, bits) in words(head, pages) {
+                map.used[word] |= bits;
+            }
+            map.add(head, pages, order, false, owner);
+            map.owned[usize::from(owner)] += pages as u64;
             map.used_pages += pages as u64;
             true
         });
@@ -62,11 +127,14 @@ impl VramMap {
     /// `count` folios of `order` from byte offset `address` were freed.
     pub(crate) fn free(&mut self, address: u64, order: u8, count: u64) {
         self.each(address, order, count, |map, pages, head| {
-            if map.pages[head] != HEAD | order {
+            if map.heads[head] & !SPLIT != HEAD | order {
                 return false;
             }
-            map.pages[head..head + pages].fill(FREE);
-            map.folios[usize::from(order)] -= 1;
+            let owner = map.remove(head, pages, order);
+            for (word, bits) in words(head, pages) {
+                map.used[word] &= !bits;
+            }
+            map.owned[usize::from(owner)] -= pages as u64;
             map.used_pages -= pages as u64;
             true
         });
@@ -76,16 +144,42 @@ impl VramMap {
     /// how many of them were there to be split.
     pub(crate) fn split(&mut self, address: u64, order: u8, count: u64, new_order: u8) -> u64 {
         self.each(address, order, count, |map, pages, head| {
-            if new_order >= order || map.pages[head] != HEAD | order {
+            if new_order >= order || map.heads[head] & !SPLIT != HEAD | order {
                 return false;
             }
-            for part in (head..head + pages).step_by(1 << new_order) {
-                map.pages[part] = HEAD | new_order;
+            let owner = map.remove(head, pages, order);
+            let part = 1 << new_order;
+            for head in (head..head + pages).step_by(part) {
+                map.add(head, part, new_order, true, owner);
             }
-            map.folios[usize::from(order)] -= 1;
-            map.folios[usize::from(new_order)] += 1 << (order - new_order);
             true
         })
+    }
+
+    /// A folio is there from now on; its pages are in use already.
+    fn add(&mut self, head: usize, pages: usize, order: u8, split: bool, owner: Owner) {
+        self.heads[head] = HEAD | order | if split { SPLIT } else { 0 };
+        // Not to touch memory for nobody's sake.
+        if self.owners[head] != owner {
+            self.owners[head] = owner;
+        }
+        self.folios[usize::from(split)][usize::from(order)] += 1;
+        for block in &mut self.blocks[blocks(head, pages)] {
+            block.folios[usize::from(order)] += 1;
+            block.split += u16::from(split);
+        }
+    }
+
+    /// A folio is not there any more. Returns whose it was.
+    fn remove(&mut self, head: usize, pages: usize, order: u8) -> Owner {
+        let split = self.heads[head] & SPLIT != 0;
+        self.heads[head] = 0;
+        self.folios[usize::from(split)][usize::from(order)] -= 1;
+        for block in &mut self.blocks[blocks(head, pages)] {
+            block.folios[usize::from(order)] -= 1;
+            block.split -= u16::from(split);
+        }
+        self.owners[head]
     }
 
     /// Calls `apply` with the length in pages and the first page of each folio. Returns for how
@@ -103,7 +197,7 @@ impl VramMap {
             let mut head = usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
             for _ in 0..count {
                 match head.checked_add(pages) {
-                    Some(end) if end <= self.pages.len() => {}
+                    Some(end) if end <= self.heads.len() => {}
                     _ => break,
                 }
                 done += u64::from(apply(self, pages, head));
@@ -115,68 +209,378 @@ impl VramMap {
     }
 
     pub(crate) fn snapshot(&self) -> Vram {
+        let layout = Layout::of(self);
+        let pages = self.heads.len() as u64;
+        let free = pages - self.used_pages;
+        let in_blocks = layout.free_blocks * BLOCK as u64;
         Vram {
-            bytes: (self.pages.len() as u64) << PAGE_SHIFT,
+            bytes: self.bytes(),
             used_bytes: self.used_pages << PAGE_SHIFT,
             peak_bytes: self.peak_pages << PAGE_SHIFT,
-            largest_free_bytes: 0,
-            fragmentation: 0.0,
-            folios: (0..=MAX_ORDER)
-                .zip(self.folios)
-                .filter(|(_, folios)| *folios > 0)
-                .map(|(order, folios)| VramFolios {
-                    order,
-                    state: FolioState::Whole,
-                    folios,
-                    bytes: folios << (u32::from(order) + PAGE_SHIFT),
-                })
-                .collect(),
-            map: Vec::new(),
+            largest_free_bytes: layout.largest_free << PAGE_SHIFT,
+            fragmentation: share(free - in_blocks, free),
+            folios: self.folio_rows(),
+            map: layout.runs,
             inconsistent_notes: self.inconsistent_notes,
         }
     }
+
+    fn folio_rows(&self) -> Vec<VramFolios> {
+        let row = |order: u8, state, folios: u64| VramFolios {
+            order,
+            state,
+            folios,
+            bytes: folios << (u32::from(order) + PAGE_SHIFT),
+        };
+        let [whole, split] = &self.folios;
+        let counts = (0..=MAX_ORDER).zip(whole.iter().zip(split));
+        counts
+            .flat_map(|(order, (whole, split))| {
+                [
+                    row(order, FolioState::Whole, *whole),
+                    row(order, FolioState::Split, *split),
+                ]
+            })
+            .filter(|row| row.folios > 0)
+            .collect()
+    }
+}
+
+/// `part / all`, 0 of nothing.
+#[allow(clippy::cast_precision_loss)] // Numbers of pages are far below 2^52.
+fn share(part: u64, all: u64) -> f64 {
+    if all == 0 {
+        0.0
+    } else {
+        part as f64 / all as f64
+    }
+}
+
+/// What a look at all blocks finds.
+#[derive(Debug, Default)]
+struct Layout {
+    runs: Vec<VramRun>,
+    free_blocks: u64,
+    /// Pages of the largest free range.
+    largest_free: u64,
+    /// Free pages before the word that is looked at.
+    free_behind: u64,
+}
+
+impl Layout {
+    fn of(map: &VramMap) -> Self {
+        let mut layout = Self::default();
+        for (block, words) in map.blocks.iter().zip(map.used.chunks_exact(BLOCK / WORD)) {
+            let used: u32 = words.iter().map(|word| word.count_ones()).sum();
+            if used == 0 {
+                layout.free_blocks += 1;
+                layout.free_range(BLOCK as u64);
+            } else {
+                words.iter().for_each(|word| layout.word(!word));
+            }
+            layout.run(block, u16::try_from(used).unwrap_or(u16::MAX));
+        }
+        layout
+    }
+
+    /// The free range that ends here grows.
+    fn free_range(&mut self, pages: u64) {
+        self.free_behind += pages;
+        self.largest_free = self.largest_free.max(self.free_behind);
+    }
+
+    /// Pages of a word, as bits of those that are free.
+    fn word(&mut self, free: u64) {
+        if free == u64::MAX {
+            self.free_range(WORD as u64);
+            return;
+        }
+        self.free_range(u64::from(free.trailing_ones()));
+        // Ranges inside: looked for only as far as they are larger than what was found.
+        while has_run(free, self.largest_free + 1) {
+            self.largest_free += 1;
+        }
+        self.free_behind = u64::from(free.leading_ones());
+    }
+
+    fn run(&mut self, block: &Block, used: u16) {
+        let largest = block.folios.iter().rposition(|folios| *folios > 0);
+        let look = VramRun {
+            blocks: 1,
+            order: largest.and_then(|order| u8::try_from(order).ok()),
+            used_pages: used.next_multiple_of(RUN_PAGES),
+            split: block.split > 0,
+        };
+        match self.runs.last_mut() {
+            Some(last) if look == (VramRun { blocks: 1, ..*last }) => last.blocks += 1,
+            _ => self.runs.push(look),
+        }
+    }
+}
+
+/// Whether so many bits in a row are set.
+fn has_run(bits: u64, len: u64) -> bool {
+    if len > u64::from(u64::BITS) {
+        return false;
+    }
+    // Bit i of `runs` says that `known` bits are set from bit i on.
+    let (mut runs, mut known) = (bits, 1);
+    while known < len && runs != 0 {
+        let step = known.min(len - known);
+        runs &= runs >> step;
+        known += step;
+    }
+    runs != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
+    const VRAM: u64 = 64 * MIB;
+
+    fn map(bytes: u64) -> VramMap {
+        VramMap::new(bytes, 3)
+    }
 
     #[test]
     fn alloc_split_free_add_up() {
-        let mut map = VramMap::new(64 * MIB);
-        map.alloc(2 * MIB, 9, 3);
+        let mut map = map(VRAM);
+        map.alloc(2 * MIB, 9, 3, 1);
         assert_eq!(map.split(4 * MIB, 9, 1, 0), 1);
-        map.free(4 * MIB, 0, 512);
+        map.free(4 * MIB, 0, 256);
         map.free(2 * MIB, 9, 1);
         let vram = map.snapshot();
-        assert_eq!(vram.folios.len(), 1);
-        assert_eq!((vram.used_bytes, vram.peak_bytes), (2 * MIB, 6 * MIB));
+        let folios: Vec<_> = vram
+            .folios
+            .iter()
+            .map(|row| (row.order, row.state, row.folios))
+            .collect();
+        assert_eq!(
+            folios,
+            [(0, FolioState::Split, 256), (9, FolioState::Whole, 1)]
+        );
+        assert_eq!((vram.used_bytes, vram.peak_bytes), (3 * MIB, 6 * MIB));
+        assert_eq!(map.owned_bytes(1), 3 * MIB);
         assert_eq!(vram.inconsistent_notes, 0);
+        let run = |blocks, order, used_pages, split| VramRun {
+            blocks,
+            order,
+            used_pages,
+            split,
+        };
+        assert_eq!(
+            vram.map,
+            [
+                run(2, None, 0, false),
+                run(1, Some(0), 256, true),
+                run(1, Some(9), 512, false),
+                run(28, None, 0, false)
+            ]
+        );
+        assert_eq!(vram.largest_free_bytes, 56 * MIB);
+        assert_eq!(vram.fragmentation, 1.0 / 61.0);
         map.clear();
-        assert_eq!(map.snapshot().used_bytes, 0);
+        let vram = map.snapshot();
+        assert_eq!((vram.used_bytes, vram.peak_bytes), (0, 6 * MIB));
+        assert_eq!(map.owned_bytes(1), 0);
+        assert_eq!(vram.fragmentation, 0.0);
     }
 
     #[test]
     fn contradictions_are_counted_and_change_nothing() {
-        let mut map = VramMap::new(64 * MIB);
-        map.alloc(0, 9, 1);
+        let mut map = map(VRAM);
+        map.alloc(0, 9, 1, 0);
         let before = map.snapshot();
-        map.alloc(0, 0, 1); // allocated already
-        map.alloc(4096, 4, 1); // inside a folio
+        map.alloc(0, 0, 1, 0); // allocated already
+        map.alloc(4096, 4, 1, 0); // inside a folio
         map.free(0, 0, 1); // another order
         map.free(4096, 9, 1); // not a head
         map.free(2 * MIB, 9, 1); // not allocated
         map.split(2 * MIB, 9, 1, 0); // not allocated
         map.split(0, 9, 1, 9); // not smaller
-        map.alloc(64 * MIB - 4096, 1, 1); // beyond the end
-        map.alloc(u64::MAX, 18, u64::from(u32::MAX)); // far beyond the end
+        map.alloc(VRAM - 4096, 1, 1, 0); // beyond the end
+        map.alloc(u64::MAX, 18, u64::from(u32::MAX), 0); // far beyond the end
         let after = map.snapshot();
-        assert_eq!(after.inconsistent_notes, 9);
-        assert_eq!(
-            (after.folios, after.used_bytes),
-            (before.folios, before.used_bytes)
-        );
+        let expected = Vram {
+            inconsistent_notes: 9,
+            ..before
+        };
+        assert_eq!(after, expected);
+    }
+
+    #[test]
+    fn runs_of_bits() {
+        for len in 0..=64_u64 {
+            let ones = u64::MAX
+                .checked_shr(64 - u32::try_from(len).unwrap())
+                .unwrap_or(0);
+            for bits in [ones, ones << (64 - len).min(63), ones | 1 << 63] {
+                assert!(len == 0 || has_run(bits, len), "{bits:x} {len}");
+            }
+            assert!(!has_run(ones, len + 1));
+        }
+        assert!(!has_run(0x5555_5555_5555_5555, 2));
+    }
+
+    /// A map that keeps the folio of each page, and nothing else.
+    #[derive(Debug)]
+    struct Naive(Vec<Option<Folio>>);
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Folio {
+        head: usize,
+        order: u8,
+        split: bool,
+        owner: Owner,
+    }
+
+    impl Naive {
+        fn put(&mut self, folio: Folio) {
+            let end = folio.head + (1 << folio.order);
+            self.0[folio.head..end].fill(Some(folio));
+        }
+
+        fn at(&self, head: usize, order: u8) -> Option<Folio> {
+            let end = head + (1 << order);
+            let folio = (*self.0.get(head..end)?.first()?)?;
+            (folio.head == head && folio.order == order).then_some(folio)
+        }
+
+        fn alloc(&mut self, head: usize, order: u8, owner: Owner) -> bool {
+            let pages = self.0.get(head..head + (1 << order));
+            let free = pages.is_some_and(|pages| pages.iter().all(Option::is_none));
+            if free {
+                self.put(Folio {
+                    head,
+                    order,
+                    split: false,
+                    owner,
+                });
+            }
+            free
+        }
+
+        fn free(&mut self, head: usize, order: u8) -> bool {
+            let found = self.at(head, order).is_some();
+            if found {
+                self.0[head..head + (1 << order)].fill(None);
+            }
+            found
+        }
+
+        fn split(&mut self, head: usize, order: u8, new: u8) -> bool {
+            let Some(folio) = self.at(head, order).filter(|_| new < order) else {
+                return false;
+            };
+            for part in 0..1 << (order - new) {
+                self.put(Folio {
+                    head: head + (part << new),
+                    order: new,
+                    split: true,
+                    ..folio
+                });
+            }
+            true
+        }
+
+        fn folios(&self, order: u8, split: bool) -> u64 {
+            let heads = self.0.iter().zip(0..).filter(|(folio, page)| {
+                folio.is_some_and(|f| f.head == *page && f.order == order && f.split == split)
+            });
+            heads.count() as u64
+        }
+
+        fn owned(&self, owner: Owner) -> u64 {
+            let pages = self.0.iter().flatten();
+            pages.filter(|folio| folio.owner == owner).count() as u64 * 4096
+        }
+
+        /// As `Vram` tells it: largest free range, fragmentation, and each block's look.
+        fn layout(&self) -> (u64, f64, Vec<(Option<u8>, u16, bool)>) {
+            let longest = self.0.split(Option::is_some).map(<[_]>::len).max();
+            let free = self.0.iter().filter(|page| page.is_none()).count();
+            let blocks: Vec<_> = self.0.chunks(512).collect();
+            let free_blocks = blocks
+                .iter()
+                .filter(|block| block.iter().all(Option::is_none));
+            let loose = free - 512 * free_blocks.count();
+            let looks = blocks.iter().map(|block| {
+                let folios = block.iter().flatten();
+                let used = u16::try_from(folios.clone().count()).unwrap();
+                (
+                    folios.clone().map(|folio| folio.order).max(),
+                    used.next_multiple_of(32),
+                    folios.clone().any(|folio| folio.split),
+                )
+            });
+            let looks = looks.collect();
+            let fragmentation = share(loose as u64, free as u64);
+            (longest.unwrap_or(0) as u64 * 4096, fragmentation, looks)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn equals_a_map_that_keeps_every_page(
+            notes in prop::collection::vec(
+                (
+                    0_u8..4,
+                    // Few places and orders, so that notes meet each other.
+                    prop_oneof![0_usize..6, (0_usize..18).prop_map(|n| n * 64), (0_usize..9).prop_map(|n| n * 512)],
+                    prop_oneof![Just(0_u8), Just(9), Just(10), 1_u8..9],
+                    prop_oneof![Just(0_u8), 0_u8..10],
+                    1_u64..5,
+                    0_u16..=3,
+                ),
+                1..120,
+            ),
+        ) {
+            let (blocks, mut inconsistent) = (8, 0);
+            let mut map = map(blocks as u64 * 2 * MIB);
+            let mut naive = Naive(vec![None; blocks * 512]);
+            for (what, page, order, new, count, owner) in notes {
+                let address = page as u64 * 4096;
+                match what {
+                    0 | 1 => map.alloc(address, order, count, owner),
+                    2 => map.free(address, order, count),
+                    _ => {
+                        map.split(address, order, count, new);
+                    }
+                }
+                let mut well = true;
+                for i in 0..usize::try_from(count).unwrap() {
+                    let head = page + (i << order);
+                    well &= match what {
+                        0 | 1 => naive.alloc(head, order, owner),
+                        2 => naive.free(head, order),
+                        _ => naive.split(head, order, new),
+                    };
+                }
+                inconsistent += u64::from(!well);
+            }
+            let vram = map.snapshot();
+            prop_assert_eq!(vram.inconsistent_notes, inconsistent);
+            for order in 0..=MAX_ORDER {
+                for (split, state) in [(false, FolioState::Whole), (true, FolioState::Split)] {
+                    let row = vram.folios.iter().find(|row| row.order == order && row.state == state);
+                    prop_assert_eq!(row.map_or(0, |row| row.folios), naive.folios(order, split));
+                }
+            }
+            for owner in 0..=3 {
+                prop_assert_eq!(map.owned_bytes(owner), naive.owned(owner));
+            }
+            let (largest, fragmentation, looks) = naive.layout();
+            prop_assert_eq!(vram.largest_free_bytes, largest);
+            prop_assert_eq!(vram.fragmentation, fragmentation);
+            let runs = vram.map.iter().flat_map(|run| {
+                let look = (run.order, run.used_pages, run.split);
+                std::iter::repeat_n(look, run.blocks as usize)
+            });
+            prop_assert_eq!(runs.collect::<Vec<_>>(), looks);
+        }
     }
 }

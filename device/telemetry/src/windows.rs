@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::classes::{SpanTable, TransferTable};
+use crate::classes::{FallbackTable, SpanTable, TransferTable};
 use crate::snapshot::Window;
 
 /// Most windows that are kept. Stops a driver that marks without end from filling the host's
@@ -14,17 +14,18 @@ pub const MAX_WINDOWS: usize = 4096;
 /// beyond it the oldest windows are dropped and counted, but never the last.
 pub const MAX_WINDOW_ROWS: usize = 1 << 17;
 
-/// Rows that a class counts as, besides its latency buckets.
+/// Rows that a distribution counts as, besides its buckets: with what its class has beside it.
 const CLASS_ROWS: usize = 16;
 
 impl Window {
-    /// How much it takes to keep it: its latency buckets and splits, and 16 for each row of
-    /// transfers or spans.
+    /// How much it takes to keep it: its latency buckets, splits and fallbacks, and 16 for each
+    /// distribution.
     pub fn rows(&self) -> usize {
-        let transfers = self.transfers.iter().map(|row| &row.latency);
+        let transfers = self.transfers.iter();
+        let transfers = transfers.flat_map(|row| [&row.latency, &row.queue_wait]);
         let latencies = transfers.chain(self.spans.iter().map(|row| &row.latency));
         let classes: usize = latencies.map(|row| CLASS_ROWS + row.buckets.len()).sum();
-        classes + self.splits.len()
+        classes + self.splits.len() + self.fallbacks.len()
     }
 }
 
@@ -36,6 +37,7 @@ pub(crate) struct OpenWindow {
     pub(crate) transfers: TransferTable,
     pub(crate) spans: SpanTable,
     pub(crate) splits: BTreeMap<u8, u64>,
+    pub(crate) fallbacks: FallbackTable,
 }
 
 impl OpenWindow {
@@ -47,7 +49,7 @@ impl OpenWindow {
             transfers: self.transfers.rows(),
             spans: self.spans.rows(),
             splits: self.splits.iter().map(|(k, v)| (*k, *v)).collect(),
-            fallbacks: Vec::new(),
+            fallbacks: self.fallbacks.rows(),
         }
     }
 }
@@ -78,6 +80,7 @@ impl Windows {
                 transfers: TransferTable::default(),
                 spans: SpanTable::default(),
                 splits: BTreeMap::new(),
+                fallbacks: FallbackTable::default(),
             });
         }
         while self.too_many()
@@ -107,7 +110,8 @@ impl Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classes::Class;
+    use crate::classes::{Class, Migrated, Transferred};
+    use crate::record::FallbackReason;
     use crate::snapshot::{Direction, Trigger};
 
     /// A window of `orders` classes of transfers and of spans, each with `times` latency buckets.
@@ -121,10 +125,29 @@ mod tests {
                 trigger: Trigger::Evict,
             };
             for time in 0..times {
-                open.transfers.done(class, 1, false, 1 << (10 + time));
-                open.spans.ended(class, 1, 1, 1 << (10 + time), 1);
+                let ns = 1 << (10 + time);
+                open.transfers.done(
+                    class,
+                    Transferred {
+                        folios: 1,
+                        fill: false,
+                        engine_ns: ns,
+                        waited_ns: ns,
+                    },
+                );
+                open.spans.ended(
+                    class,
+                    Migrated {
+                        asked: 1,
+                        moved: 1,
+                        ns,
+                        busy_ns: 1,
+                        phases: None,
+                    },
+                );
             }
             open.splits.insert(order, 1);
+            open.fallbacks.add(class, FallbackReason::Shared, 1);
         }
     }
 
@@ -132,7 +155,7 @@ mod tests {
     fn closed_windows_are_bounded_by_their_rows() {
         let mut windows = Windows::default();
         let (orders, times) = (19, 24);
-        let rows = 2 * 19 * (CLASS_ROWS + 24) + 19;
+        let rows = 3 * 19 * (CLASS_ROWS + 24) + 2 * 19;
         let fit = MAX_WINDOW_ROWS / rows;
         let mark_count = 1000;
         assert!(fit < 999);

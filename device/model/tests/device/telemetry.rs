@@ -1,13 +1,16 @@
 //! The snapshot equals what the driver submitted.
 
 use hmmgpu_contract::desc::{
-    DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, NOTE_ALLOC, NOTE_FREE, NOTE_SPLIT, TRIGGER_CPU_FAULT,
-    TRIGGER_EVICT,
+    DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, FALLBACK_NO_VRAM, FALLBACK_SHARED, NOTE_ALLOC, NOTE_FREE,
+    NOTE_SPLIT, TRIGGER_CPU_FAULT, TRIGGER_EVICT, TRIGGER_GPU_FAULT,
 };
 use hmmgpu_model::mock::descriptors::{
-    Side, copy, fence, fill, mark, note, span_begin, span_end, triggered,
+    Side, copy, fallback, fence, fill, mark, note, of_process, phases, process, span_begin,
+    span_end, triggered,
 };
-use hmmgpu_telemetry::snapshot::{Direction, SCHEMA, Snapshot, Transfers, Trigger};
+use hmmgpu_telemetry::snapshot::{
+    Direction, EngineState, FolioState, QueueKind, SCHEMA, Snapshot, Transfers, Trigger,
+};
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -245,12 +248,132 @@ fn vram_by_order_follows_the_notes() {
     let folios: Vec<_> = vram
         .folios
         .iter()
-        .map(|row| (row.order, row.folios))
+        .map(|row| (row.order, row.state, row.folios))
         .collect();
-    assert_eq!(folios, [(0, 22), (9, 2)]);
+    let (whole, split) = (FolioState::Whole, FolioState::Split);
+    assert_eq!(folios, [(0, whole, 10), (0, split, 12), (9, whole, 2)]);
     assert_eq!(vram.used_bytes, 4 * MIB + 22 * PAGE);
     assert_eq!(vram.peak_bytes, 8 * MIB + 10 * PAGE);
     assert_eq!(vram.inconsistent_notes, 1);
+}
+
+#[test]
+fn processes_phases_and_fallbacks_are_what_the_driver_notes() {
+    let mut driver = mock(MIB);
+    let descs = [
+        mark(1),
+        process(7, "seven"),
+        process(9, "ni\x1bne"),
+        of_process(note(NOTE_ALLOC, 9, 2, 0, 0), 7),
+        of_process(span_begin(1, 600), 7),
+        of_process(span_begin(2, 10), 9),
+        phases(1, [1, 2, 3, 4, u32::MAX]),
+        fallback(9, 3, DIR_SYS_TO_DEV, TRIGGER_GPU_FAULT, FALLBACK_NO_VRAM),
+        fallback(9, 1, DIR_SYS_TO_DEV, TRIGGER_GPU_FAULT, FALLBACK_SHARED),
+        span_end(1, 9, 512, DIR_SYS_TO_DEV, TRIGGER_GPU_FAULT),
+        note(NOTE_SPLIT, 9, 1, 0, 0),
+        note(NOTE_FREE, 0, 12, 0, 0),
+        mark(2),
+        fallback(9, 2, DIR_SYS_TO_DEV, TRIGGER_GPU_FAULT, FALLBACK_NO_VRAM),
+        span_end(2, 0, 10, DIR_DEV_TO_SYS, TRIGGER_CPU_FAULT),
+    ];
+    assert_clean(&driver.run(&descs).unwrap());
+    let snapshot = driver.function().snapshot();
+    let [seven, nine] = snapshot.processes.try_into().unwrap();
+    assert_eq!((seven.pid, seven.name.as_str()), (7, "seven"));
+    assert_eq!(seven.vram_bytes, 1012 * PAGE);
+    assert_eq!((seven.spans, seven.gpu_fault_spans), (1, 1));
+    assert_eq!(
+        (seven.sys_to_dev_bytes, seven.dev_to_sys_bytes),
+        (512 * PAGE, 0)
+    );
+    assert_eq!((nine.pid, nine.name.as_str()), (9, "ni\u{fffd}ne"));
+    assert_eq!((nine.cpu_fault_spans, nine.vram_bytes), (1, 0));
+    assert_eq!(nine.dev_to_sys_bytes, 10 * PAGE);
+    assert!(nine.last_ns >= seven.last_ns && seven.last_ns > 0);
+
+    let told = |order| {
+        let rows = &snapshot.spans;
+        rows.iter().find(|row| row.order == order).unwrap().phases
+    };
+    let large = told(9);
+    assert_eq!(
+        (large.spans, large.collect_ns, large.alloc_ns),
+        (1, 64, 128)
+    );
+    assert_eq!((large.copy_ns, large.commit_ns), (192, 256));
+    assert_eq!(large.finish_ns, 64 * u64::from(u32::MAX));
+    assert_eq!(told(0).spans, 0);
+
+    let count = |rows: &[hmmgpu_telemetry::snapshot::Fallbacks]| -> Vec<_> {
+        let row = |row: &hmmgpu_telemetry::snapshot::Fallbacks| (row.reason.clone(), row.folios);
+        rows.iter().map(row).collect()
+    };
+    let (no_vram, shared) = ("no_vram".to_owned(), "shared".to_owned());
+    assert_eq!(
+        count(&snapshot.fallbacks),
+        [(no_vram.clone(), 5), (shared.clone(), 1)]
+    );
+    let [first, second] = snapshot.windows.try_into().unwrap();
+    assert_eq!(count(&first.fallbacks), [(no_vram.clone(), 3), (shared, 1)]);
+    assert_eq!(count(&second.fallbacks), [(no_vram, 2)]);
+    assert_eq!(first.spans[0].phases, large);
+}
+
+#[test]
+fn descriptors_wait_for_those_before_them() {
+    let mut driver = mock(4 * MIB);
+    let page = copy(0, 1, Side::Vram(0), Side::System(driver.data()));
+    assert_clean(&driver.run(&[page; 60]).unwrap());
+    let row = &driver.function().snapshot().transfers[0];
+    let wait = &row.queue_wait;
+    assert_eq!(wait.count, 60);
+    // What was published at once waits for all before it; the engine may have seen it later.
+    assert!(wait.max_ns >= row.latency.min_ns, "{wait:?}");
+}
+
+#[test]
+fn queues_and_link_are_as_they_are() {
+    let driver = mock(MIB);
+    let device = driver.function();
+    let state = || device.snapshot().queues[0].state;
+    driver
+        .until("sleep", |_| state() == EngineState::Sleeping)
+        .unwrap();
+    device.client_connected(true);
+    let snapshot = device.snapshot_without_windows();
+    let [queue] = snapshot.queues.try_into().unwrap();
+    assert_eq!((queue.kind, queue.index), (QueueKind::Copy, 0));
+    assert_eq!((queue.entries, queue.depth), (64, 0));
+    let link = snapshot.link;
+    assert!(link.connected && link.bus_master && link.driver && !link.msix);
+    assert_eq!(link.clients, 1);
+
+    // Entries that the engine may not fetch stay in the ring.
+    let mut driver = driver;
+    driver.set_bus_master(false);
+    driver.submit(&[mark(1), mark(2), mark(3)]).unwrap();
+    let device = driver.function().clone();
+    assert_eq!(device.snapshot().queues[0].depth, 0, "it is not looked at");
+    driver.set_bus_master(true);
+    let sequence = driver.fence(false).unwrap();
+    assert_clean(&driver.wait(sequence).unwrap());
+    assert!(device.snapshot().queues[0].busy_ns > 0);
+
+    // A producer that makes no sense stops the queue.
+    let nonsense = driver.producer().wrapping_add(1000);
+    driver.publish(nonsense);
+    driver
+        .until("stop", |driver| {
+            driver.function().snapshot().queues[0].state == EngineState::Stopped
+        })
+        .unwrap();
+    driver.stop();
+    device.client_connected(false);
+    let snapshot = device.snapshot();
+    assert!(snapshot.queues.is_empty());
+    assert!(!snapshot.link.driver && !snapshot.link.connected);
+    assert_eq!(snapshot.link.clients, 1);
 }
 
 #[test]
