@@ -21,6 +21,7 @@ Examples:
   hmmgpu bench --json result.json --report result.html
   hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
+  hmmgpu bench --metrics 9400 --trace trace.json
   hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --orders 0,9 --json both.json
 
 The table goes to standard output; with '--json -' the JSON does, and the table goes to standard

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use hmmgpu_images::KernelSpec;
 
+use super::telemetry::TelemetryArgs;
 use super::values::{cpus, duration, gpus, kernel_arg, memory, vram};
 use crate::accel::Choice;
 use crate::size::Size;
@@ -54,4 +55,7 @@ pub struct MachineArgs {
     /// Write the guest kernel's console into this file.
     #[arg(long, value_name = "FILE")]
     pub console_log: Option<PathBuf>,
+    /// Who is told while it works.
+    #[command(flatten)]
+    pub outputs: TelemetryArgs,
 }

@@ -14,16 +14,19 @@ mod smi;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
 
 use crate::cli::{Cli, Command, MachineArgs};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::profile::{Profile, ProfileError};
 use crate::progress::Ui;
-use crate::vm::{FailureKind, VmError, VmEvent, VmOptions, sink};
+use crate::vm::{FailureKind, Metrics, VmError, VmEvent, VmOptions, sink};
 use hmmgpu_guest_protocol::Event;
 
 /// Runs a command and gives its exit code. Its error, if any, has been told.
@@ -207,7 +210,32 @@ fn vm_options(
     options.timeout = args.timeout;
     options.interrupt = interrupt.clone();
     options.images.progress = Arc::new(ui.clone());
+    options.metrics = args.outputs.metrics.map(|at| metrics(at, ui)).transpose()?;
+    options.trace.clone_from(&args.outputs.trace);
+    if let Some(trace) = &options.trace {
+        // Before minutes of work, not after.
+        let made = (0..options.profile.gpus).try_for_each(|gpu| {
+            let path = hmmgpu_server::trace_path(trace, gpu);
+            ui.note(&format!("trace of GPU {gpu}: {}", path.display()));
+            std::fs::File::create(&path)
+                .map(drop)
+                .with_context(|| format!("cannot write {}", path.display()))
+        });
+        made?;
+    }
     Ok(options)
+}
+
+/// The endpoint for metrics of this process, which has one however many machines it starts.
+fn metrics(address: SocketAddr, ui: &Ui) -> Result<Arc<Metrics>, Error> {
+    static METRICS: OnceLock<Arc<Metrics>> = OnceLock::new();
+    if let Some(metrics) = METRICS.get() {
+        return Ok(Arc::clone(metrics));
+    }
+    let metrics = Metrics::start(address)
+        .with_context(|| format!("cannot serve metrics at {address}: choose another port"))?;
+    ui.note(&format!("metrics at http://{}/metrics", metrics.address()));
+    Ok(Arc::clone(METRICS.get_or_init(|| Arc::new(metrics))))
 }
 
 /// Where the guest's console goes: to the UI, and into the file that was asked for.

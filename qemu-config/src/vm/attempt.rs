@@ -204,11 +204,15 @@ impl<'a> Attempt<'a> {
             .map_err(VmError::from)?;
         for gpu in 0..self.vm.options.profile.gpus {
             let pid = self.start_server(folder, gpu)?;
+            let control = hmmgpu_server::default_control_path(pid);
             io.tell(&VmEvent::ServerStarted {
                 pid,
                 gpu,
-                control: &hmmgpu_server::default_control_path(pid),
+                control: &control,
             });
+            if let Some(metrics) = &self.vm.options.metrics {
+                metrics.add(gpu, control);
+            }
         }
         let connected = self.start_qemu(folder, job, io)?;
         self.connect(connected, io)?;
@@ -231,6 +235,11 @@ impl<'a> Attempt<'a> {
         command.arg("--socket").arg(files.join(DEVICE_SOCKET));
         command.arg("--telemetry").arg(files.join(TELEMETRY));
         command.arg("--label").arg(self.label(gpu));
+        if let Some(trace) = &self.vm.options.trace {
+            command
+                .arg("--trace")
+                .arg(hmmgpu_server::trace_path(trace, gpu));
+        }
         command
             .arg("--vram")
             .arg(self.vm.options.profile.vram.to_string());
@@ -705,6 +714,9 @@ impl<'a> Attempt<'a> {
             .as_ref()
             .map(Process::messages)
             .unwrap_or_default();
+        if let Some(metrics) = &self.vm.options.metrics {
+            metrics.clear();
+        }
         let mut telemetry = Vec::new();
         for (gpu, server) in (0..).zip(&mut self.servers) {
             let status = server.stop(SERVER_STOP_TIME);

@@ -6,6 +6,7 @@
 //! its children die with it and the next run removes its folder.
 
 mod attempt;
+mod metrics;
 mod ports;
 pub mod runtime_dir;
 mod supervise;
@@ -26,6 +27,8 @@ use crate::accel::{self, Accel, Finding, HostKey, Memory};
 use crate::interrupt::Interrupt;
 use crate::profile::Profile;
 
+pub use metrics::Metrics;
+
 /// What a guest is made of and how long it may take.
 #[derive(Clone, Debug)]
 pub struct VmOptions {
@@ -35,6 +38,11 @@ pub struct VmOptions {
     pub kernel_args: Vec<String>,
     /// What the devices are called where their telemetry is shown: the command.
     pub label: String,
+    /// Tells of the devices, if it is there.
+    pub metrics: Option<Arc<Metrics>>,
+    /// Where the first device's trace goes, if anywhere; those of others go beside it, see
+    /// [`hmmgpu_server::trace_path`].
+    pub trace: Option<PathBuf>,
     /// Time from the start of the machine to the end of the command.
     pub timeout: Option<Duration>,
     /// Time to reach user space; another accelerator is tried after it.
@@ -72,6 +80,8 @@ impl VmOptions {
             profile,
             kernel_args: Vec::new(),
             label: "run".to_owned(),
+            metrics: None,
+            trace: None,
             timeout: None,
             boot_timeout: BootTimeout::default(),
             server_program: None,
