@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hmmgpu_guest_protocol::bench::{BenchPlan, Direction, Source, Trigger};
+use hmmgpu_telemetry::snapshot::{self, Snapshot, Window};
 
 use super::result::{BenchResult, Percentiles, PhaseTimes, Row, SCHEMA, Stat};
 use crate::vm::Environment;
@@ -78,5 +79,28 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
         counters: vec![],
         telemetry: None,
         vram_history: None,
+    }
+}
+
+/// A snapshot of these windows, with nothing else in it.
+pub(crate) fn snapshot(windows: Vec<Window>) -> Snapshot {
+    Snapshot {
+        schema: snapshot::SCHEMA.into(),
+        time_ns: 0,
+        started_ns: 0,
+        generation: 0,
+        vram: snapshot::Vram::default(),
+        transfers: vec![],
+        spans: vec![],
+        fallbacks: vec![],
+        processes: vec![],
+        events: snapshot::Events::default(),
+        queues: vec![],
+        link: snapshot::Link::default(),
+        trace: None,
+        windows,
+        windows_dropped: 0,
+        mmu: snapshot::Mmu::default(),
+        compute: snapshot::Compute::default(),
     }
 }

@@ -7,9 +7,11 @@ use hmmgpu_guest_protocol::ExitStatus;
 use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
+use super::counters::{CounterCheck, compare, differences};
 use super::result::{BenchResult, SCHEMA};
 use super::rows::rows;
 use super::warning::Warning;
+use super::watch::{Bell, Seen, Watch};
 use crate::lines::{LineTail, Lines};
 use crate::text::printable;
 use crate::vm::{Environment, Failure, LineSink, Outcome, Vm, VmError, VmEvent, VmIo, job, sink};
@@ -61,7 +63,8 @@ pub fn measure(
 ) -> Result<Measured, VmError> {
     let argument = serde_json::to_string(plan)
         .map_err(|error| VmError::Options(format!("cannot write the plan: {error}")))?;
-    let said = Arc::new(Mutex::new(Said::new(listener.steps)));
+    let bell = Bell::default();
+    let said = Arc::new(Mutex::new(Said::new(listener.steps, bell.clone())));
     let reader = Arc::clone(&said);
     let stdout = sink(Lines::new(MAX_EVENT, move |line: &[u8]| {
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,6 +72,20 @@ pub fn measure(
         Ok(())
     }));
     let messages = Arc::new(Mutex::new(LineTail::new()));
+    let mut watch: Option<Watch> = None;
+    let mut observer = |event: &VmEvent<'_>| {
+        if let VmEvent::ServerStarted {
+            control, gpu: 0, ..
+        } = event
+        {
+            // A server that was started before belonged to an accelerator that does not work.
+            if let Some(old) = watch.take() {
+                old.finish();
+            }
+            watch = Watch::start(control.to_path_buf(), bell.clone());
+        }
+        (listener.observer)(event);
+    };
     let ended = vm.run(
         &job([PROGRAM, &argument], driver_params),
         &[],
@@ -76,10 +93,11 @@ pub fn measure(
             stdout: Some(stdout),
             stderr: Some(messages.clone()),
             console: listener.console,
-            observer: Some(listener.observer),
+            observer: Some(&mut observer),
             ..VmIo::default()
         },
     );
+    let seen = watch.map(Watch::finish).unwrap_or_default();
     let messages = messages
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -100,24 +118,49 @@ pub fn measure(
     }
     let (rows, doubts) = rows(&said.events, ended.telemetry.as_ref());
     warnings.extend(doubts);
+    let counters = check_counters(&said.events, &seen, ended.telemetry.as_ref(), &mut warnings);
     Ok(Measured {
         result: BenchResult {
             schema: SCHEMA.to_owned(),
             environment: ended.environment,
             plan: plan.clone(),
             rows,
-            errors: Vec::new(),
+            errors: differences(&counters),
             warnings,
-            counters: Vec::new(),
+            counters,
             telemetry: ended.telemetry.map(|snapshot| Snapshot {
                 windows: Vec::new(),
                 ..snapshot
             }),
-            vram_history: None,
+            vram_history: seen.history,
         },
         failure: ended.failure,
         messages,
     })
+}
+
+/// The driver's counters beside the host's of the same quiet moment, or of the end: after the
+/// guest's program nothing moves.
+fn check_counters(
+    events: &[BenchEvent],
+    seen: &Seen,
+    last: Option<&Snapshot>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<CounterCheck> {
+    let told = events.iter().rev().find_map(|event| match event {
+        BenchEvent::Counters { counters } => Some(counters),
+        _ => None,
+    });
+    match (told, seen.quiet.as_ref().or(last)) {
+        (Some(told), Some(host)) => compare(told, host),
+        (told, _) => {
+            let who = if told.is_none() { "driver" } else { "device" };
+            warnings.push(Warning::CountersUnknown {
+                who: who.to_owned(),
+            });
+            Vec::new()
+        }
+    }
 }
 
 /// How a run ended.
@@ -171,6 +214,7 @@ impl Ended {
 /// What the guest's program says, one event a line, as it comes.
 struct Said {
     steps: Arc<Steps<'static>>,
+    bell: Bell,
     events: Vec<BenchEvent>,
     done: bool,
     /// The first line that is no event.
@@ -178,9 +222,10 @@ struct Said {
 }
 
 impl Said {
-    fn new(steps: Arc<Steps<'static>>) -> Self {
+    fn new(steps: Arc<Steps<'static>>, bell: Bell) -> Self {
         Self {
             steps,
+            bell,
             events: Vec::new(),
             done: false,
             nonsense: None,
@@ -196,7 +241,12 @@ impl Said {
                 (self.steps)(done, total, &printable(what.as_bytes()));
             }
             Ok(BenchEvent::Done) => self.done = true,
-            Ok(event) if self.events.len() < MAX_EVENTS => self.events.push(event),
+            Ok(event) if self.events.len() < MAX_EVENTS => {
+                if let BenchEvent::Counters { .. } = event {
+                    self.bell.ring();
+                }
+                self.events.push(event);
+            }
             Ok(_) => {}
             Err(_) if self.nonsense.is_none() => {
                 self.nonsense = Some(printable(&line[..line.len().min(200)]));
@@ -213,10 +263,11 @@ mod tests {
     #[test]
     fn events_are_told_from_nonsense() {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let steps = Arc::clone(&told);
-        let mut said = Said::new(Arc::new(move |done, total, what: &str| {
-            steps.lock().unwrap().push((done, total, what.to_owned()));
-        }));
+        let kept = Arc::clone(&told);
+        let steps = Arc::new(move |done, total, what: &str| {
+            kept.lock().unwrap().push((done, total, what.to_owned()));
+        });
+        let mut said = Said::new(steps, Bell::default());
         for line in [
             r#"{"event":"progress","done":1,"total":2,"what":"x"}"#,
             "",

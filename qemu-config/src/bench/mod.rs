@@ -14,3 +14,4 @@ pub mod table;
 mod times;
 pub mod vram_history;
 pub mod warning;
+mod watch;

@@ -88,6 +88,11 @@ pub enum Warning {
         /// Rounds.
         repeats: u32,
     },
+    /// Driver and host could not be compared.
+    CountersUnknown {
+        /// Whose counters are not known: `driver` or `device`.
+        who: String,
+    },
     /// The guest's kernel complained.
     KernelWarnings {
         /// The lines.
@@ -171,6 +176,13 @@ impl fmt::Display for Warning {
                 write!(
                     f,
                     "{repeats} rounds are few for a median; --repeat 5 is usual"
+                )
+            }
+            Self::CountersUnknown { who } => {
+                let who = crate::text::printable(who.as_bytes());
+                write!(
+                    f,
+                    "the {who} did not tell its counters, so driver and host were not compared; run it again"
                 )
             }
             Self::KernelWarnings { lines } => {

@@ -86,9 +86,9 @@ fn axis(ticks: &[(f64, String)]) -> Markup {
         div.line.axis aria-hidden="true" {
             span.label { span.long { "order " } "0" }
             span.ticks {
-                @for (index, (at, text)) in ticks.iter().enumerate() {
+                @for (at, text) in ticks {
                     // The outermost stay within the plot.
-                    @let class = if index == 0 { "first" } else if *at >= 99.0 { "last" } else { "" };
+                    @let class = if *at < 8.0 { "first" } else if *at > 92.0 { "last" } else { "" };
                     span class=(class) style={ "left:" (place(*at)) } { (text) }
                 }
             }
@@ -101,6 +101,12 @@ fn log_ticks(axis: &LogAxis, text: impl Fn(f64) -> String) -> Vec<(f64, String)>
     let ticks = axis.ticks();
     let shown = |tick: &f64| (axis.place(*tick), text(*tick));
     ticks.iter().map(shown).collect()
+}
+
+/// The axis of a share.
+fn share_ticks() -> Vec<(f64, String)> {
+    let tick = |at: f64| (at, format!("{at:.0} %"));
+    [0.0, 50.0, 100.0].map(tick).into()
 }
 
 /// Round figures without a fraction: `1 GB/s`.
@@ -153,10 +159,8 @@ pub(super) fn throughput(rows: &[Row]) -> Markup {
 
 /// The engine's share of a migration.
 pub(super) fn copy_share(rows: &[Row]) -> Markup {
-    let ticks: Vec<(f64, String)> = [0.0, 0.25, 0.5, 0.75, 1.0]
-        .map(|share| (share * 100.0, format!("{:.0}%", share * 100.0)))
-        .into();
-    let places: Vec<f64> = ticks.iter().map(|(at, _)| *at).collect();
+    let ticks = share_ticks();
+    let places = [0.0, 25.0, 50.0, 75.0, 100.0];
     let each = |index: usize, row: &Row| {
         let reference = match row.source_order {
             0 => Some((REAL_WITHOUT_THP, "without THP")),
@@ -202,9 +206,7 @@ pub(super) fn phases(rows: &[Row]) -> Markup {
     if rows.iter().all(|row| row.phases.is_none()) {
         return html! {};
     }
-    let ticks: Vec<(f64, String)> = [0.0, 0.5, 1.0]
-        .map(|share| (share * 100.0, format!("{:.0}%", share * 100.0)))
-        .into();
+    let ticks = share_ticks();
     let each = |index: usize, row: &Row| {
         let Some(phases) = &row.phases else {
             return line(row, &plot("not known", &html! {}), &html! { "-" });

@@ -85,15 +85,14 @@ pub(super) fn rate(bytes_per_s: f64) -> String {
     }
 }
 
-/// A logarithmic axis over whole decades.
+/// A logarithmic axis. Its ends are 1, 2 or 5 of a decade.
 pub(super) struct LogAxis {
-    first: i32,
-    last: i32,
+    first: f64,
+    last: f64,
 }
 
 impl LogAxis {
     /// Holds all of these that are above zero; none if there are none.
-    #[allow(clippy::cast_possible_truncation)] // The logarithm of a float is within 400.
     pub(super) fn over(figures: impl Iterator<Item = f64>) -> Option<Self> {
         let mut range: Option<(f64, f64)> = None;
         for figure in figures.filter(|figure| figure.is_finite() && *figure > 0.0) {
@@ -101,9 +100,24 @@ impl LogAxis {
             range = Some((min.min(figure), max.max(figure)));
         }
         let (min, max) = range?;
-        let first = min.log10().floor() as i32;
-        let last = (max.log10().ceil() as i32).max(first + 1);
-        Some(Self { first, last })
+        let steps = |figure: f64| {
+            let decade = figure.log10().floor();
+            [0.0, 2_f64.log10(), 5_f64.log10(), 1.0].map(|step| decade + step)
+        };
+        let below = |step: &f64| *step <= min.log10() + 1e-9;
+        let first = steps(min).into_iter().rfind(below)?;
+        let last = steps(max)
+            .into_iter()
+            .find(|step| *step >= max.log10() - 1e-9)?;
+        // A tick has to be within.
+        Some(Self {
+            first,
+            last: if last - first < 1.0 {
+                first + 1.0
+            } else {
+                last
+            },
+        })
     }
 
     /// Where a figure is, in percent of the width.
@@ -111,15 +125,17 @@ impl LogAxis {
         if figure <= 0.0 {
             return 0.0;
         }
-        let decades = f64::from(self.last - self.first);
-        ((figure.log10() - f64::from(self.first)) / decades * 100.0).clamp(0.0, 100.0)
+        ((figure.log10() - self.first) / (self.last - self.first) * 100.0).clamp(0.0, 100.0)
     }
 
-    /// Its ticks: one a decade, fewer when there are many.
+    /// Its ticks: at decades, as few as have room for a label each.
+    #[allow(clippy::cast_possible_truncation)] // The logarithm of a float is within 400.
     pub(super) fn ticks(&self) -> Vec<f64> {
-        let decades = usize::try_from(self.last - self.first).unwrap_or(1);
-        (self.first..=self.last)
-            .step_by(decades.div_ceil(8).max(1))
+        let first = (self.first - 1e-9).ceil() as i32;
+        let last = (self.last + 1e-9).floor() as i32;
+        let decades = usize::try_from(last - first).unwrap_or(0);
+        (first..=last)
+            .step_by((decades + 1).div_ceil(3).max(1))
             .map(|exponent| 10_f64.powi(exponent))
             .collect()
     }
@@ -136,13 +152,18 @@ mod tests {
 
     #[test]
     fn an_axis_holds_what_it_is_made_of() {
-        let axis = LogAxis::over([2e8, 9e9, 0.0, f64::NAN].into_iter()).unwrap();
+        let axis = LogAxis::over([1.5e8, 9e9, 0.0, f64::NAN].into_iter()).unwrap();
         assert_eq!(axis.ticks(), [1e8, 1e9, 1e10]);
         assert!((axis.place(1e9) - 50.0).abs() < 1e-9);
+        let axis = LogAxis::over([2.5e8, 1.2e10].into_iter()).unwrap();
+        assert_eq!(axis.ticks(), [1e9, 1e10]);
+        assert!((axis.place(2e8), axis.place(2e10)) == (0.0, 100.0));
+        let narrow = LogAxis::over([3.0, 3.1].into_iter()).unwrap();
+        assert_eq!(narrow.ticks(), [10.0]);
         assert_eq!((axis.place(0.0), axis.place(1e99)), (0.0, 100.0));
         assert!(LogAxis::over([0.0].into_iter()).is_none());
         let wide = LogAxis::over([1e-300, 1e300].into_iter()).unwrap();
-        assert!(wide.ticks().len() <= 10);
+        assert!(wide.ticks().len() <= 4);
     }
 
     #[test]

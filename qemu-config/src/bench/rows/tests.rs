@@ -1,6 +1,7 @@
 //! Rows of known figures.
 
 use super::*;
+use crate::bench::example::snapshot;
 use crate::bench::result::Percentiles;
 use hmmgpu_telemetry::snapshot::{LATENCY_BUCKET_RATIO, Latency, Spans, Transfers};
 
@@ -71,28 +72,6 @@ fn window(mark: u64, busy_ns: u64, engine_ns: u64) -> Window {
         spans: vec![spans(1024, busy_ns, &[(1000, 98), (5000, 2)])],
         splits: vec![(9, 1)],
         fallbacks: vec![],
-    }
-}
-
-fn snapshot(windows: Vec<Window>) -> Snapshot {
-    Snapshot {
-        schema: snapshot::SCHEMA.into(),
-        time_ns: 0,
-        started_ns: 0,
-        generation: 0,
-        vram: snapshot::Vram::default(),
-        transfers: vec![],
-        spans: vec![],
-        fallbacks: vec![],
-        processes: vec![],
-        events: snapshot::Events::default(),
-        queues: vec![],
-        link: snapshot::Link::default(),
-        trace: None,
-        windows,
-        windows_dropped: 0,
-        mmu: snapshot::Mmu::default(),
-        compute: snapshot::Compute::default(),
     }
 }
 
