@@ -204,14 +204,14 @@ pub struct Percentiles {
 }
 
 /// Where the time of a round went: seconds of the driver's clock, the mean of the counted rounds.
-/// Migrations that are under way at the same time each count.
+/// While the engine copies one part and the driver works on the next, the time counts for the latter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PhaseTimes {
     /// Finding and isolating pages.
     pub collect_s: f64,
     /// Allocating destinations.
     pub alloc_s: f64,
-    /// Submitting copies and waiting for them.
+    /// Submitting copies and waiting for them, as far as the driver has nothing else to do.
     pub copy_s: f64,
     /// Putting the new pages in place of the old.
     pub commit_s: f64,

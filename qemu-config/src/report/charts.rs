@@ -253,7 +253,7 @@ pub(super) fn phases(rows: &[Row]) -> Markup {
     section(
         "phases",
         "Where the time goes",
-        "The phases of a migration by the driver's clock; beside each bar the time of a whole round (the mean). The copy runs beside the other phases where migrations overlap, and the driver's copy is what it waits for.",
+        "The phases of a migration by the driver's clock; beside each bar the time of a whole round (the mean). While the engine copies one part, the driver already works on the next: that time is not in copy, which is what the driver waits for.",
         body,
     )
 }

@@ -19,7 +19,7 @@ type Check = (&'static str, fn(&Value) -> Result<()>);
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let result: Arc<OnceLock<std::result::Result<Value, String>>> = Arc::default();
-    let checks: [Check; 4] = [
+    let checks: [Check; 6] = [
         ("bench::the_result_has_its_schema", schema),
         ("bench::every_byte_is_verified", verified),
         ("bench::order_9_moves_whole", order_9_moves_whole),
@@ -27,6 +27,8 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
             "bench::other_orders_are_shown_as_single_pages",
             single_pages,
         ),
+        ("bench::driver_and_host_count_the_same", counts_are_the_same),
+        ("bench::vram_is_watched", vram_is_watched),
     ];
     checks
         .into_iter()
@@ -48,9 +50,11 @@ fn run(program: &Program) -> Result<Value> {
     let results = tempfile::tempdir()?;
     let json = results.path().join("result.json");
     let json = json.to_str().context("the path is no text")?;
+    let page = results.path().join("result.html");
+    let page = page.to_str().context("the path is no text")?;
     let arguments = [
         "bench", "--size", "32M", "--orders", "0,2,9", "--repeat", "2", "--vram", "64M", "--json",
-        json,
+        json, "--report", page,
     ];
     let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
     finished.expect_code(0)?;
@@ -61,7 +65,55 @@ fn run(program: &Program) -> Result<Value> {
     );
     leftovers::nothing_in(runtime.path())?;
     let text = std::fs::read_to_string(json).context("no result")?;
-    serde_json::from_str(&text).context("the result is no JSON")
+    let result = serde_json::from_str(&text).context("the result is no JSON")?;
+    holds_the_rows(&std::fs::read_to_string(page).context("no page")?, &result)?;
+    Ok(result)
+}
+
+/// The page has the figures of each row as the JSON has them.
+fn holds_the_rows(page: &str, result: &Value) -> Result<()> {
+    for (index, row) in rows(result)?.iter().enumerate() {
+        for place in [
+            "migration_bytes_per_s/median",
+            "copy_share",
+            "latency_us/p50",
+        ] {
+            let value = row.pointer(&format!("/{place}")).context("no figure")?;
+            let there = format!("data-key=\"/rows/{index}/{place}\" data-value=\"{value}\"");
+            ensure!(page.contains(&there), "not on the page: {there}");
+        }
+    }
+    Ok(())
+}
+
+fn counts_are_the_same(result: &Value) -> Result<()> {
+    let counters = result["counters"].as_array().context("no counters")?;
+    let equal = |counter: &&Value| counter["equal"] == true;
+    ensure!(
+        counters.iter().filter(equal).count() > 20,
+        "few counters were compared: {counters:?}"
+    );
+    ensure!(
+        result["errors"] == serde_json::json!([]),
+        "{}",
+        result["errors"]
+    );
+    for row in rows(result)? {
+        ensure!(
+            row["phases"].is_object(),
+            "the driver told no phases: {row}"
+        );
+    }
+    Ok(())
+}
+
+fn vram_is_watched(result: &Value) -> Result<()> {
+    let history = &result["vram_history"];
+    ensure!(history["vram_bytes"] == 64 << 20, "vram_bytes: {history}");
+    let samples = history["samples"].as_array().context("no samples")?;
+    // One is taken with the counters, however short the bench is.
+    ensure!(!samples.is_empty(), "VRAM was never looked at");
+    Ok(())
 }
 
 fn rows(result: &Value) -> Result<&Vec<Value>> {
