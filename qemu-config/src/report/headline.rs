@@ -9,6 +9,9 @@ use maud::{Markup, html};
 use super::figure::{figure, float, folio, percent, rate};
 use crate::bench::result::{BenchResult, Row, RowKey};
 
+/// Warnings that are shown without being asked for.
+const SHOWN_WARNINGS: usize = 3;
+
 /// Errors and doubts, or that there are none.
 pub(super) fn verdict(result: &BenchResult) -> Markup {
     let unverified = result.rows.iter().filter(|row| !row.verified).count();
@@ -31,10 +34,19 @@ pub(super) fn verdict(result: &BenchResult) -> Markup {
             @if !result.errors.is_empty() {
                 ul.errors { @for error in &result.errors { li { "Error: " (error) } } }
             }
-            @if !result.warnings.is_empty() {
-                ul.warnings { @for warning in &result.warnings { li { "Warning: " (warning) } } }
+            // Many would push what one came for out of sight.
+            @if result.warnings.len() > SHOWN_WARNINGS {
+                details { summary { (result.warnings.len()) " warnings" } (warnings(result)) }
+            } @else if !result.warnings.is_empty() {
+                (warnings(result))
             }
         }
+    }
+}
+
+fn warnings(result: &BenchResult) -> Markup {
+    html! {
+        ul.warnings { @for warning in &result.warnings { li { "Warning: " (warning) } } }
     }
 }
 
