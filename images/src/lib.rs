@@ -36,6 +36,7 @@ mod kernel_source;
 mod keys;
 mod modules;
 mod progress;
+mod promtool;
 mod run;
 mod sandbox;
 mod tool_root;
@@ -215,6 +216,14 @@ impl Images {
     ) -> Result<KernelSource, ImageError> {
         let mirror = self.mirror.as_deref();
         kernel_source::get(&self.context, &self.cache, mirror, root, kernel)
+    }
+
+    /// Prometheus' `promtool`, to be run in the tool root.
+    ///
+    /// # Errors
+    /// A missing host tool, no room, no network, an interruption.
+    pub fn promtool(&self) -> Result<PathBuf, ImageError> {
+        promtool::get(&self.context, &self.cache, self.mirror.as_deref())
     }
 
     /// Upstream's unmodified `hmm-tests`, statically linked.

@@ -10,8 +10,8 @@ mod selftest;
 mod serve;
 mod shell;
 mod smi;
-mod top;
 mod telemetry;
+mod top;
 mod values;
 
 use std::ffi::OsString;
@@ -30,8 +30,8 @@ pub use selftest::{OtherDriver, SelftestArgs};
 pub use serve::ServeArgs;
 pub use shell::ShellArgs;
 pub use smi::SmiArgs;
-pub use top::TopArgs;
 pub use telemetry::TelemetryArgs;
+pub use top::TopArgs;
 
 use crate::commands;
 use crate::exit;

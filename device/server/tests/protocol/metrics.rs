@@ -63,7 +63,6 @@ fn values_are_those_of_the_snapshot() {
         (before, scrape(address))
     });
     let snapshot = server.stop();
-    assert!(snapshot.link.connected, "as it was at the end");
     for row in &snapshot.transfers {
         let class = serde_json::to_value(row).expect("a row");
         let labels = format!(
@@ -182,4 +181,31 @@ fn clients_that_say_nothing_keep_nobody_out_for_long() {
     }
     assert!(get(address, "/metrics").0.starts_with("HTTP/1.1 200"));
     server.stop();
+}
+
+#[test]
+fn the_dashboard_uses_only_metrics_that_exist() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/grafana-dashboard.json"
+    );
+    let text = std::fs::read_to_string(path).expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let names = metric_names();
+    let panels = dashboard["panels"].as_array().expect("panels");
+    assert!(panels.len() > 10);
+    for panel in panels {
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{panel}");
+        for target in panel["targets"].as_array().expect("targets") {
+            let query = target["expr"].as_str().expect("a query");
+            let used: Vec<&str> = query
+                .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                .filter(|word| word.starts_with("hmmgpu_"))
+                .collect();
+            assert!(!used.is_empty(), "{query}");
+            for name in used {
+                assert!(names.iter().any(|known| known == name), "{name}: {query}");
+            }
+        }
+    }
 }
