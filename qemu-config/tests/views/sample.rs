@@ -10,7 +10,7 @@ use hmmgpu_telemetry::snapshot::{
 const MS: u64 = 1_000_000;
 
 /// What its server says of itself.
-pub fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         protocol: PROTOCOL.into(),
         revision: "v0.0.0-made-up".into(),
@@ -22,7 +22,7 @@ pub fn hello() -> Hello {
 
 /// It ten seconds after its start: since the snapshot [`before`], 200 ms ago, 100 folios of order
 /// 9 went to the device, 5120 pages came home, and the copy engine was busy for 80 ms.
-pub fn now() -> Snapshot {
+pub(crate) fn now() -> Snapshot {
     let mut snapshot = before();
     snapshot.time_ns += 200 * MS;
     snapshot.transfers[0] = transfers(9, Direction::SysToDev, 1000, 150 * MS);
@@ -37,7 +37,7 @@ pub fn now() -> Snapshot {
 }
 
 /// See [`now`].
-pub fn before() -> Snapshot {
+pub(crate) fn before() -> Snapshot {
     Snapshot {
         schema: SCHEMA.into(),
         time_ns: 100_000 * MS + 9800 * MS,

@@ -171,7 +171,7 @@ impl Top {
         if self.gpus.len() < MAX_GPUS {
             self.gpus.push(Gpu::new(path, hello));
         }
-        self.gpus.sort_by(|a, b| a.hello.pid.cmp(&b.hello.pid));
+        self.gpus.sort_by_key(|gpu| gpu.hello.pid);
         self.selected = shown
             .and_then(|path| self.gpus.iter().position(|gpu| gpu.path == path))
             .unwrap_or(0);
