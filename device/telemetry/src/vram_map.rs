@@ -437,6 +437,9 @@ mod tests {
         owner: Owner,
     }
 
+    /// Largest order, pages in use and whether there was a split, of a block.
+    type Look = (Option<u8>, u16, bool);
+
     impl Naive {
         fn put(&mut self, folio: Folio) {
             let end = folio.head + (1 << folio.order);
@@ -499,7 +502,7 @@ mod tests {
         }
 
         /// As `Vram` tells it: largest free range, fragmentation, and each block's look.
-        fn layout(&self) -> (u64, f64, Vec<(Option<u8>, u16, bool)>) {
+        fn layout(&self) -> (u64, f64, Vec<Look>) {
             let longest = self.0.split(Option::is_some).map(<[_]>::len).max();
             let free = self.0.iter().filter(|page| page.is_none()).count();
             let blocks: Vec<_> = self.0.chunks(512).collect();
