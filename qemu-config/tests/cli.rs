@@ -241,7 +241,7 @@ fn serve_says_how_to_attach_it_and_ends_on_sigterm() {
         assert!(!socket.exists(), "the socket is removed");
         let snapshot: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&telemetry).expect("reads")).expect("JSON");
-        assert_eq!(snapshot["schema"], "hmmgpu.telemetry/1");
+        assert_eq!(snapshot["schema"], "hmmgpu.telemetry/2");
         assert_eq!(snapshot["vram"]["bytes"], 64 << 20);
         std::fs::remove_file(&telemetry).expect("removes");
     }

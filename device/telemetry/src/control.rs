@@ -19,6 +19,7 @@ pub const INTERVAL_MS: std::ops::RangeInclusive<u64> = 50..=3_600_000;
 
 /// The first line, from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Hello {
     /// [`PROTOCOL`].
     pub protocol: String,
@@ -35,6 +36,7 @@ pub struct Hello {
 
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Request {
     /// The client's name for it; in the reply.
     #[serde(default)]
@@ -46,6 +48,7 @@ pub struct Request {
 
 /// What there is to want.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// One snapshot. Windows are left out unless asked for.
@@ -66,6 +69,7 @@ pub enum Command {
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Reply {
     /// As in the request; of a line that is no request: 0.
     pub id: u64,
@@ -76,6 +80,7 @@ pub struct Reply {
 
 /// What there is to answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// A snapshot.

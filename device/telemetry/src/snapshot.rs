@@ -11,6 +11,7 @@ pub const LATENCY_BUCKET_RATIO: f64 = 1.090_507_732_665_257_7;
 
 /// Where bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// System memory to VRAM.
@@ -25,6 +26,7 @@ pub enum Direction {
 
 /// Why bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// A program asked for it.
@@ -39,6 +41,7 @@ pub enum Trigger {
 
 /// All that was counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// [`SCHEMA`].
     pub schema: String,
@@ -80,6 +83,7 @@ pub struct Snapshot {
 
 /// VRAM as the driver's notes describe it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Vram {
     /// Size in bytes.
     pub bytes: u64,
@@ -102,6 +106,7 @@ pub struct Vram {
 
 /// How a folio in VRAM came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FolioState {
     /// It was allocated at its order.
@@ -112,6 +117,7 @@ pub enum FolioState {
 
 /// Folios in VRAM of one order and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct VramFolios {
     /// Folio order.
     pub order: u8,
@@ -125,6 +131,7 @@ pub struct VramFolios {
 
 /// Blocks of 2 MiB of VRAM in a row that look the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct VramRun {
     /// Blocks.
     pub blocks: u32,
@@ -139,6 +146,7 @@ pub struct VramRun {
 
 /// Large folios that did not move whole, for one order, direction, trigger and reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Fallbacks {
     /// Order that was wanted.
     pub order: u8,
@@ -154,6 +162,7 @@ pub struct Fallbacks {
 
 /// A process whose memory moved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Process {
     /// The guest's process id.
     pub pid: u32,
@@ -177,6 +186,7 @@ pub struct Process {
 
 /// What a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum QueueKind {
     /// Copies, fills, spans and notes.
@@ -191,9 +201,11 @@ pub enum QueueKind {
 
 /// How the engine of a queue is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EngineState {
-    /// It works on descriptors.
+    /// It works on descriptors. A context whose turn ended with work left is busy too while it
+    /// waits for an engine; the fault queue is busy while faults wait for room in it.
     Busy,
     /// It has none, and looks for more without being told.
     Polling,
@@ -207,23 +219,27 @@ pub enum EngineState {
 
 /// A queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Queue {
     /// What it is for.
     pub kind: QueueKind,
     /// Its number among those of the kind; of compute queues, the context.
     pub index: u32,
-    /// How its engine is doing.
+    /// How its engine is doing. Contexts share engines: one that waits for an engine has the state
+    /// that it had when its last turn ended.
     pub state: EngineState,
     /// Entries of the ring.
     pub entries: u32,
     /// Entries that were published and are not done, when last looked at.
     pub depth: u32,
-    /// Time that its engine was busy since the server started, in nanoseconds.
+    /// Time that its engine was busy since the server started, in nanoseconds; 0 of the fault queue,
+    /// which has no engine.
     pub busy_ns: u64,
 }
 
 /// What the device is connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Link {
     /// A vfio-user client is connected and has negotiated its version.
     pub connected: bool,
@@ -239,6 +255,7 @@ pub struct Link {
 
 /// A trace that is being written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Trace {
     /// Events that were written.
     pub events: u64,
@@ -248,6 +265,7 @@ pub struct Trace {
 
 /// What the engines moved, for one order, direction and trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Transfers {
     /// Folio order.
     pub order: u8,
@@ -276,6 +294,7 @@ pub struct Transfers {
 
 /// Migrations (spans), for one order, direction and trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Spans {
     /// Largest folio order that moved.
     pub order: u8,
@@ -300,6 +319,7 @@ pub struct Spans {
 
 /// The phases of migrations, by the driver's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Phases {
     /// Spans that the driver has told about.
     pub spans: u64,
@@ -317,6 +337,7 @@ pub struct Phases {
 
 /// A distribution of times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Latency {
     /// Samples.
     pub count: u64,
@@ -326,13 +347,13 @@ pub struct Latency {
     pub min_ns: u64,
     /// Largest, in nanoseconds.
     pub max_ns: u64,
-    /// Percentiles, in nanoseconds: 50, 90, 99, 99.9.
+    /// Median, in nanoseconds; like the other percentiles right to 1 %.
     pub p50_ns: u64,
-    /// See `p50_ns`.
+    /// 90th percentile, in nanoseconds.
     pub p90_ns: u64,
-    /// See `p50_ns`.
+    /// 99th percentile, in nanoseconds.
     pub p99_ns: u64,
-    /// See `p50_ns`.
+    /// 99.9th percentile, in nanoseconds.
     pub p999_ns: u64,
     /// Histogram: `[upper bound in nanoseconds, samples]`, bounds growing by
     /// [`LATENCY_BUCKET_RATIO`], empty buckets left out.
@@ -341,6 +362,7 @@ pub struct Latency {
 
 /// Events that are not transfers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Events {
     /// Large folios in VRAM that were split: `[order, folios]`.
     pub splits: Vec<(u8, u64)>,
@@ -376,6 +398,7 @@ pub struct Events {
 
 /// What a job wanted to do with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
     /// Read it.
@@ -388,6 +411,7 @@ pub enum Access {
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The driver resolved it, and the job went on.
@@ -402,6 +426,7 @@ pub enum Outcome {
 
 /// Address spaces: translations and faults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Mmu {
     /// Virtual addresses that were translated; those of one piece of memory count once.
     pub translations: u64,
@@ -421,6 +446,7 @@ pub struct Mmu {
 
 /// Faults of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Faults {
     /// What the job wanted to do.
     pub access: Access,
@@ -434,6 +460,7 @@ pub struct Faults {
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
     /// Fills bytes with a pattern.
@@ -462,6 +489,7 @@ pub enum Kernel {
 
 /// The compute engines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Compute {
     /// Jobs that ended, by what they did and how they ended.
     pub jobs: Vec<Jobs>,
@@ -473,6 +501,7 @@ pub struct Compute {
 
 /// Jobs of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Jobs {
     /// What they did.
     pub kernel: Kernel,
@@ -488,6 +517,7 @@ pub struct Jobs {
 
 /// What happened between two marks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct Window {
     /// Cookie of the mark that opened it.
     pub mark: u64,
