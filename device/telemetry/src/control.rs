@@ -60,7 +60,7 @@ pub enum Command {
     /// A snapshot without windows now, and one after every interval. A client that does not keep
     /// up misses some; none is queued.
     Subscribe {
-        /// Interval in milliseconds, one of [`INTERVAL_MS`].
+        /// Interval in milliseconds, [`INTERVAL_MS`].
         interval_ms: u64,
     },
     /// Ends the subscription.

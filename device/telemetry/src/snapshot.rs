@@ -68,10 +68,11 @@ pub struct Snapshot {
     pub queues: Vec<Queue>,
     /// What the device is connected to.
     pub link: Link,
-    /// The trace that is being written, if any.
+    /// The trace that is being written; null when there is none.
     pub trace: Option<Trace>,
     /// Windows between marks, in order; the first ones are dropped beyond
-    /// [`MAX_WINDOWS`](crate::MAX_WINDOWS) or [`MAX_WINDOW_ROWS`](crate::MAX_WINDOW_ROWS).
+    /// [`MAX_WINDOWS`](crate::MAX_WINDOWS) windows or
+    /// [`MAX_WINDOW_ROWS`](crate::MAX_WINDOW_ROWS) rows.
     pub windows: Vec<Window>,
     /// Windows that were dropped.
     pub windows_dropped: u64,
@@ -135,7 +136,7 @@ pub struct VramFolios {
 pub struct VramRun {
     /// Blocks.
     pub blocks: u32,
-    /// Order of the largest folio in each block; nothing where all is free. Folios larger than a
+    /// Order of the largest folio in each block; null where all is free. Folios larger than a
     /// block are in each of their blocks.
     pub order: Option<u8>,
     /// Pages of 4 KiB in use in each block, 0 to 512, rounded up to a multiple of 32.
@@ -355,7 +356,7 @@ pub struct Latency {
     pub p99_ns: u64,
     /// 99.9th percentile, in nanoseconds.
     pub p999_ns: u64,
-    /// Histogram: `[upper bound in nanoseconds, samples]`, bounds growing by
+    /// Histogram: `[upper bound in nanoseconds, samples]`, bounds growing by a factor of
     /// [`LATENCY_BUCKET_RATIO`], empty buckets left out.
     pub buckets: Vec<(u64, u64)>,
 }
@@ -521,9 +522,9 @@ pub struct Jobs {
 pub struct Window {
     /// Cookie of the mark that opened it.
     pub mark: u64,
-    /// Host's monotonic clock at its beginning.
+    /// Host's monotonic clock at its beginning, in nanoseconds.
     pub begin_ns: u64,
-    /// Host's monotonic clock at its end; `None` while it is open.
+    /// Host's monotonic clock at its end, in nanoseconds; null while it is open.
     pub end_ns: Option<u64>,
     /// Transfers in it.
     pub transfers: Vec<Transfers>,
