@@ -1,0 +1,169 @@
+//! A program on a terminal that is emulated.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::program::{LIMIT, wait};
+
+const ROWS: NonZero<u16> = vt100::Parser::DEFAULT_ROWS;
+const COLUMNS: NonZero<u16> = vt100::Parser::DEFAULT_COLS;
+
+/// The program is ended when this is dropped.
+pub(crate) struct Screen {
+    child: Child,
+    /// The terminal's other side: keys go in here, and it knows the terminal's settings.
+    keys: File,
+    /// What the program writes; closed when nobody has the terminal open any more.
+    output: Receiver<Vec<u8>>,
+    parser: vt100::Parser,
+    was_taken: bool,
+}
+
+impl Screen {
+    /// Starts it on 24 lines of 80 columns.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let (keys, terminal) = pair();
+        let child = command
+            .stdin(terminal.try_clone().expect("clones"))
+            .stdout(terminal.try_clone().expect("clones"))
+            .stderr(terminal)
+            .spawn()
+            .expect("starts");
+        // With it goes our side of the terminal, so that the program's end closes it.
+        drop(command);
+        let mut reader = keys.try_clone().expect("clones");
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = reader.read(&mut bytes) {
+                if sender.send(bytes[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            keys,
+            output,
+            parser: vt100::Parser::new(ROWS, COLUMNS, 0),
+            was_taken: false,
+        }
+    }
+
+    /// Takes in what the program writes next; gives whether there was anything before its end.
+    fn read(&mut self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.output.recv_timeout(left) {
+            Ok(bytes) => {
+                // One by one: the alternate screen may come and go in one write.
+                for byte in bytes {
+                    self.parser.process(&[byte]);
+                    self.was_taken |= self.parser.screen().alternate_screen();
+                }
+                true
+            }
+            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing new on:\n{}", self.contents()),
+        }
+    }
+
+    pub(crate) fn contents(&self) -> String {
+        self.parser.screen().contents()
+    }
+
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        self.contents().contains(text)
+    }
+
+    /// Until the text is on the screen.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.contains(text) {
+            let more = self.read(deadline);
+            assert!(more, "ended without '{text}':\n{}", self.contents());
+        }
+    }
+
+    pub(crate) fn press(&mut self, keys: &[u8]) {
+        self.keys.write_all(keys).expect("writes");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("signals");
+    }
+
+    /// Whether the program has the terminal for itself: raw, without a cursor, or on the alternate
+    /// screen.
+    pub(crate) fn is_taken(&self) -> bool {
+        let modes = tcgetattr(&self.keys).expect("has settings").local_modes;
+        let screen = self.parser.screen();
+        !modes.contains(LocalModes::ICANON | LocalModes::ECHO)
+            || screen.hide_cursor()
+            || screen.alternate_screen()
+    }
+
+    /// Whether the alternate screen was ever on.
+    pub(crate) fn was_taken(&self) -> bool {
+        self.was_taken
+    }
+
+    pub(crate) fn has_colour(&self) -> bool {
+        let screen = self.parser.screen();
+        let plain = |cell: &vt100::Cell| {
+            cell.fgcolor() == vt100::Color::Default && cell.bgcolor() == vt100::Color::Default
+        };
+        (0..ROWS.get())
+            .flat_map(|row| (0..COLUMNS.get()).map(move |column| (row, column)))
+            .filter_map(|(row, column)| screen.cell(row, column))
+            .any(|cell| !plain(cell))
+    }
+
+    /// Takes in all that the program writes until it ends.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        while self.read(deadline) {}
+        wait(&mut self.child)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Both sides of a new terminal: the person's, and the program's.
+fn pair() -> (File, File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keys = openpt(flags).expect("opens");
+    grantpt(&keys).expect("grants");
+    unlockpt(&keys).expect("unlocks");
+    let name = ptsname(&keys, Vec::new()).expect("has a name");
+    let terminal = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OpenptFlags::NOCTTY.bits().cast_signed())
+        .open(OsStr::from_bytes(name.as_bytes()))
+        .expect("opens");
+    let size = Winsize {
+        ws_row: ROWS.get(),
+        ws_col: COLUMNS.get(),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&terminal, size).expect("sets");
+    (File::from(keys), terminal)
+}
