@@ -55,7 +55,7 @@ pub use dispatch::serve_client;
 pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, prometheus_text};
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;
-pub use runtime_directory::{default_control_path, runtime_directory};
+pub use runtime_directory::{default_control_path, remove_left_control_socket, runtime_directory};
 pub use server::{ServeError, ServeOptions, Server, TraceOptions, serve};
 pub use shutdown::Shutdown;
 pub use socket::SocketError;

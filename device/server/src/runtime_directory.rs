@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
@@ -33,6 +34,23 @@ pub fn runtime_directory() -> PathBuf {
 /// Where the server of this process has its control socket unless it was told otherwise.
 pub fn default_control_path(pid: u32) -> PathBuf {
     runtime_directory().join(format!("{pid}.control"))
+}
+
+/// Removes what a server that was killed has left in the directory; for whoever started it, after
+/// its end. One that ended by itself has left nothing.
+pub fn remove_left_control_socket(pid: u32) {
+    remove_left(&default_control_path(pid));
+}
+
+fn remove_left(path: &Path) {
+    // The number may belong to another server by now, which listens.
+    let refused = UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        // Both fail only if somebody else was quicker, or has a socket in the directory.
+        let _ = std::fs::remove_file(path);
+        let _ = path.parent().map(std::fs::remove_dir);
+    }
 }
 
 /// A socket in a directory of this user alone, which is made if it is not there.
@@ -121,6 +139,7 @@ fn problem(found: &Metadata) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -142,6 +161,23 @@ mod tests {
         assert!(!directory.join("1.control").exists());
         assert!(directory.join("2.control").exists());
         drop(second);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn what_a_killed_server_has_left_goes_and_what_a_live_one_has_stays() {
+        let base = tempfile::tempdir().expect("tempdir");
+        let directory = base.path().join("hmmgpu");
+        std::fs::create_dir(&directory).expect("create_dir");
+        let (dead, live) = (directory.join("1.control"), directory.join("2.control"));
+        drop(UnixListener::bind(&dead).expect("bind"));
+        let listener = UnixListener::bind(&live).expect("bind");
+        remove_left(&dead);
+        remove_left(&live);
+        assert!(!dead.exists() && live.exists());
+        drop(listener);
+        remove_left(&live);
+        remove_left(&live);
         assert!(!directory.exists());
     }
 

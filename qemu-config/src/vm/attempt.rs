@@ -721,6 +721,7 @@ impl<'a> Attempt<'a> {
         for (gpu, server) in (0..).zip(&mut self.servers) {
             let status = server.stop(SERVER_STOP_TIME);
             server.finish();
+            hmmgpu_server::remove_left_control_socket(server.pid());
             messages.extend(server.messages());
             let counted = read_snapshot(&device_folder(folder, gpu).join(TELEMETRY));
             if let Err(why) = &counted {
