@@ -106,6 +106,7 @@ fn top_uses_no_colours_where_none_are_wanted() {
     let mut screen = Screen::start(command);
     screen.wait_for("svm-mix");
     assert!(!screen.has_colour());
+    assert!(screen.has_dim(), "what is quiet is told without colours");
 }
 
 #[test]

@@ -120,14 +120,21 @@ impl Screen {
     }
 
     pub(crate) fn has_colour(&self) -> bool {
+        self.has_cell(|cell| {
+            cell.fgcolor() != vt100::Color::Default || cell.bgcolor() != vt100::Color::Default
+        })
+    }
+
+    pub(crate) fn has_dim(&self) -> bool {
+        self.has_cell(vt100::Cell::dim)
+    }
+
+    fn has_cell(&self, wanted: impl Fn(&vt100::Cell) -> bool) -> bool {
         let screen = self.parser.screen();
-        let plain = |cell: &vt100::Cell| {
-            cell.fgcolor() == vt100::Color::Default && cell.bgcolor() == vt100::Color::Default
-        };
         (0..ROWS.get())
             .flat_map(|row| (0..COLUMNS.get()).map(move |column| (row, column)))
             .filter_map(|(row, column)| screen.cell(row, column))
-            .any(|cell| !plain(cell))
+            .any(wanted)
     }
 
     /// Takes in all that the program writes until it ends.
