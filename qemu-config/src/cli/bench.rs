@@ -68,7 +68,7 @@ pub struct BenchArgs {
 #[command(next_help_heading = "Comparison")]
 pub struct AlternateArgs {
     /// Measure this kernel and that of --kernel-b by turns, and compare them; see --kernel.
-    #[arg(long, value_name = "KERNEL", requires = "kernel_b", conflicts_with_all = ["kernel", "report"])]
+    #[arg(long, value_name = "KERNEL", requires = "kernel_b", conflicts_with_all = ["kernel", "report", "trace"])]
     pub kernel_a: Option<KernelSpec>,
     /// The kernel that is compared with that of --kernel-a.
     #[arg(long, value_name = "KERNEL", requires = "kernel_a")]
