@@ -39,12 +39,14 @@ struct hmmgpu_bounce {
  * @cmd: the command: the range and the buffer; gets the counts
  * @write: the device writes the range
  * @populate: see there
+ * @changes: &hmmgpu_mirror.changes before the range was last made accessible
  */
 struct hmmgpu_transfer {
 	struct hmmgpu_context *ctx;
 	struct hmmgpu_dmirror_cmd *cmd;
 	bool write;
 	enum hmmgpu_populate populate;
+	u64 changes;
 };
 
 /* A small one only takes more jobs. */
@@ -114,12 +116,29 @@ static int hmmgpu_transfer_job(struct hmmgpu_transfer *tr, u64 addr,
 	}
 }
 
+/*
+ * Whether the mm has changed since the range was made accessible, such as by
+ * compaction, before the device came to it. That is still the same fault.
+ */
+static bool hmmgpu_transfer_undone(struct hmmgpu_transfer *tr)
+{
+	struct hmmgpu_mirror *mirror = &tr->ctx->mirror;
+	bool undone;
+
+	mutex_lock(&mirror->lock);
+	undone = tr->cmd->faults && mirror->changes != tr->changes;
+	tr->changes = mirror->changes;
+	mutex_unlock(&mirror->lock);
+	return undone;
+}
+
 /* The part of the range that fits into the bounce buffer, whatever it takes. */
 static int hmmgpu_transfer_jobs(struct hmmgpu_transfer *tr, u64 addr,
 				dma_addr_t dma, size_t bytes)
 {
 	struct hmmgpu_dmirror_cmd *cmd = tr->cmd;
 	size_t done;
+	bool again;
 	int ret;
 
 	for (;;) {
@@ -132,13 +151,15 @@ static int hmmgpu_transfer_jobs(struct hmmgpu_transfer *tr, u64 addr,
 		addr += done;
 		dma += done;
 		bytes -= done;
+		again = hmmgpu_transfer_undone(tr);
 		ret = hmmgpu_mirror_fault(tr->ctx, addr,
 					  hmmgpu_cmd_end(cmd), tr->write,
 					  tr->populate ==
 					  HMMGPU_POPULATE_UNLOCKED);
 		if (ret)
 			return ret;
-		cmd->faults++;
+		if (!again)
+			cmd->faults++;
 	}
 }
 
