@@ -1,6 +1,7 @@
 //! What counting costs: pages of 4 KiB that the copy engine moves, with counting and without.
 //!
-//! Two devices that differ in nothing else take turns. A turn is a full ring of migrations as a
+//! Two devices that differ in nothing else take turns; the same with two that do not differ at all
+//! shows what the measurement itself can tell. A turn is a full ring of migrations as a
 //! driver sends them: a span with its process, one note of the allocation, 512 pages with a
 //! descriptor each, the phases, the end. That is the worst case: a driver that puts pages which
 //! follow each other into one descriptor has fewer. The time is the engine's own, from a fence
@@ -24,7 +25,9 @@ const DATA: u64 = 64 * MIB;
 const SPAN_PAGES: u32 = 512;
 const SPANS: u64 = 16;
 const PAGES: u64 = SPANS * SPAN_PAGES as u64;
-const PAIRS: usize = 300;
+const ROUNDS: usize = 24;
+const PAIRS: usize = 12;
+const WARM_UP: usize = 3;
 /// What a page costs a guest, from the call to the end of the migration, in nanoseconds.
 const MIGRATION_NS: [f64; 2] = [3_000.0, 13_000.0];
 
@@ -100,38 +103,65 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut full, mut off) = (device(Counting::Full)?, device(Counting::Off)?);
-    let mut times = Vec::new();
-    for pair in 0..PAIRS + 10 {
-        // Who goes first takes turns, too.
-        let (with, without) = if pair % 2 == 0 {
-            let with = full.turn()?;
-            (with, off.turn()?)
-        } else {
-            let without = off.turn()?;
-            (full.turn()?, without)
-        };
-        // The first ones warm up.
-        if pair >= 10 {
-            times.push((with, without));
+/// Engine times for a page, side by side: medians of the pairs of one round.
+type Round = [f64; 2];
+
+/// Two devices take turns. Where their memory is makes one up to a tenth faster than the other,
+/// so that each round makes them anew, and rounds take turns in which is made first.
+fn round(number: usize, sides: [Counting; 2]) -> Result<Round, Box<dyn std::error::Error>> {
+    let first = number % 2;
+    let mut rigs = [None, None];
+    for side in [first, 1 - first] {
+        rigs[side] = Some(device(sides[side])?);
+    }
+    let mut times = [Vec::new(), Vec::new()];
+    for pair in 0..PAIRS + WARM_UP {
+        for side in [pair % 2, 1 - pair % 2] {
+            let Some(rig) = &mut rigs[side] else { continue };
+            let time = rig.turn()?;
+            if pair >= WARM_UP {
+                times[side].push(time);
+            }
         }
     }
-    let counted = full.driver.function().snapshot().transfers;
-    let pages: u64 = counted.iter().map(|row| row.folios).sum();
-    assert!(pages >= full.turns * PAGES, "counting is on");
-    assert!(off.driver.function().snapshot().transfers.is_empty());
+    for (rig, counting) in rigs.iter().flatten().zip(sides) {
+        let counted = rig.driver.function().snapshot().transfers;
+        let pages: u64 = counted.iter().map(|row| row.folios).sum();
+        match counting {
+            Counting::Full => assert!(pages >= rig.turns * PAGES, "counting is on"),
+            _ => assert_eq!(pages, 0, "counting is off"),
+        }
+    }
+    Ok(times.map(|times| quartiles(times)[1]))
+}
 
-    let [low, ratio, high] = quartiles(times.iter().map(|(with, off)| off / with).collect());
-    let cost = quartiles(times.iter().map(|(with, off)| with - off).collect())[1];
-    let [_, with, _] = quartiles(times.iter().map(|(with, _)| *with).collect());
-    let [_, without, _] = quartiles(times.iter().map(|(_, off)| *off).collect());
-    let [most, least] = MIGRATION_NS.map(|whole| 100.0 * cost / whole);
-    println!("order 0, a descriptor for each page, {PAIRS} pairs of {PAGES} pages");
-    println!("engine time for a page: {with:.0} ns with counting, {without:.0} ns without");
+/// Prints how the first side does beside the second. Returns what it costs, in nanoseconds a page.
+fn compare(what: &str, sides: [Counting; 2]) -> Result<f64, Box<dyn std::error::Error>> {
+    let rounds: Result<Vec<Round>, _> = (0..ROUNDS).map(|number| round(number, sides)).collect();
+    let rounds = rounds?;
+    let of = |side: usize| quartiles(rounds.iter().map(|round| round[side]).collect())[1];
+    // Of two rounds, one of each kind, so that what being first does is in neither.
+    let pairs = rounds.chunks_exact(2);
+    let ratios = pairs.map(|two| (two[0][1] * two[1][1] / (two[0][0] * two[1][0])).sqrt());
+    let [low, ratio, high] = quartiles(ratios.collect());
     println!(
-        "throughput at the engine's limit: {ratio:.4} of that without (quartiles {low:.4} to {high:.4})"
+        "{what}: {ratio:.3} of the throughput ({low:.3} to {high:.3}), {:.0} ns beside {:.0} ns a page",
+        of(0),
+        of(1)
     );
-    println!("cost: {cost:.1} ns a page, {least:.2} % to {most:.2} % of its whole migration");
+    Ok((1.0 / ratio - 1.0) * of(1))
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!(
+        "order 0, a descriptor for each page; {ROUNDS} rounds of {PAIRS} pairs of {PAGES} pages; \
+         medians and quartiles"
+    );
+    compare("off beside off", [Counting::Off, Counting::Off])?;
+    let cost = compare("counting beside off", [Counting::Full, Counting::Off])?;
+    let [most, least] = MIGRATION_NS.map(|whole| 100.0 * cost / whole);
+    println!(
+        "cost of counting: {cost:.1} ns a page, {least:.2} % to {most:.2} % of its whole migration"
+    );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The copy engine: COPY, FILL, spans and notes. A permit covers at most [`CHUNK`] bytes.
 
 use hmmgpu_contract::desc::{Desc, Status};
-use hmmgpu_telemetry::{NoteKind, Record, TransferKind};
+use hmmgpu_telemetry::{NoteKind, Record};
 
 use crate::command::{Command, Fault, Other, Source, Transfer};
 use crate::copy::{copy, copy_from_buffer};
@@ -26,7 +26,6 @@ impl Engine for CopyEngine {
         match Command::try_from(desc)? {
             Command::Transfer(transfer) => self.transfer(run, &transfer),
             Command::Other(command) => {
-                // Its time, and where the next one begins.
                 run.lap();
                 other(run, command)
             }
@@ -42,28 +41,14 @@ impl CopyEngine {
     }
 
     fn transfer(&mut self, run: &mut Run<'_>, transfer: &Transfer) -> Result<(), Stop> {
-        let waited_ns = run.waited_in_ring();
+        run.transfer_begins(transfer.into());
         let result = self.copy(run, transfer);
-        let engine_ns = run.lap();
         let status = match &result {
             Ok(()) => Status::STATUS_OK,
             Err(Stop::Fault(fault)) => fault.status,
             Err(Stop::Ended) => Status::STATUS_ABORTED,
         };
-        run.record(Record::Transfer {
-            kind: match transfer.src {
-                Source::Place(_) => TransferKind::Copy,
-                Source::Pattern(_) => TransferKind::Fill,
-            },
-            order: transfer.order,
-            direction: transfer.direction(),
-            trigger: transfer.trigger,
-            folios: transfer.count,
-            engine_ns,
-            waited_ns,
-            end_ns: run.clock(),
-            status,
-        });
+        run.transfer_ended(transfer, status);
         match result {
             Err(Stop::Fault(fault)) => {
                 run.failed(fault);

@@ -14,6 +14,7 @@ mod copy;
 mod device;
 mod dma;
 mod engine;
+mod group;
 mod host_memory;
 mod interrupt;
 mod kick;

@@ -20,8 +20,9 @@ use hmmgpu_telemetry::Record;
 use hmmgpu_telemetry::snapshot::EngineState;
 
 use crate::clock::now_ns;
-use crate::command::{Fault, Fence};
+use crate::command::{Fault, Fence, Transfer};
 use crate::dma::{Access, DmaView};
+use crate::group::{Group, Kind};
 use crate::kick::ask_then_look;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
@@ -226,8 +227,10 @@ pub(crate) struct Run<'a> {
     records: Vec<Record>,
     descriptors: u64,
     poll: Duration,
-    /// End of the last descriptor, which is the beginning of the next while the ring is not
-    /// empty: one reading of the clock for each descriptor.
+    /// Transfers that are timed together, the last of which is the last descriptor that was done.
+    group: Option<Group>,
+    /// End of what was timed last, which is where the next begins while the ring is not empty: one
+    /// reading of the clock for each.
     clock: u64,
     /// Since when the descriptors that are being done are known to be in the ring.
     known: u64,
@@ -250,6 +253,7 @@ impl<'a> Run<'a> {
             records: Vec::with_capacity(RECORDS),
             descriptors: 0,
             poll: POLL_MAX,
+            group: None,
             clock: 0,
             known: 0,
             waited: Cell::new(0),
@@ -294,8 +298,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The time in which the engine was busy since the last call.
-    pub(crate) fn lap(&mut self) -> u64 {
+    /// What was done so far is timed: the next begins here.
+    pub(crate) fn lap(&mut self) {
+        self.close_group();
+        self.measure();
+    }
+
+    /// The time in which the engine was busy since the last lap, which ends here.
+    fn measure(&mut self) -> u64 {
         let before = self.clock;
         self.begin_lap();
         let busy = self.clock.saturating_sub(before);
@@ -316,9 +326,41 @@ impl<'a> Run<'a> {
         self.clock
     }
 
-    /// How long the descriptor that now begins was in the ring, as far as that is known.
-    pub(crate) fn waited_in_ring(&self) -> u64 {
-        self.clock.saturating_sub(self.known)
+    /// A transfer begins: with those before it, if they are of its kind and few.
+    pub(crate) fn transfer_begins(&mut self, kind: Kind) {
+        if self.group.as_ref().is_some_and(|group| !group.takes(kind)) {
+            self.close_group();
+        }
+        if self.shared.counting && self.group.is_none() {
+            // How long it was in the ring, as far as that is known.
+            let waited_ns = self.clock.saturating_sub(self.known);
+            self.group = Some(Group::new(kind, waited_ns));
+        }
+    }
+
+    /// The transfer that began last has ended.
+    pub(crate) fn transfer_ended(&mut self, transfer: &Transfer, status: Status) {
+        if status != Status::STATUS_OK {
+            // Those before it did not fail.
+            self.close_group();
+            self.transfer_begins(transfer.into());
+        }
+        if let Some(group) = &mut self.group {
+            group.add(transfer, status);
+        }
+        if status != Status::STATUS_OK {
+            self.close_group();
+        }
+    }
+
+    /// The open group has had its last transfer.
+    fn close_group(&mut self) {
+        if let Some(group) = self.group.take()
+            && !group.is_empty()
+        {
+            let engine_ns = self.measure();
+            self.records.push(group.record(engine_ns, self.clock));
+        }
     }
 
     fn serve(&mut self, engine: &mut impl Engine) -> Result<Infallible, Stop> {
@@ -501,12 +543,14 @@ impl<'a> Run<'a> {
     /// For telemetry.
     pub(crate) fn record(&mut self, record: Record) {
         if self.shared.counting {
+            self.close_group();
             self.records.push(record);
         }
     }
 
     /// Hands over what telemetry has not seen yet.
     fn flush(&mut self) {
+        self.close_group();
         self.control.served(std::mem::take(&mut self.busy));
         if self.descriptors > 0 || !self.records.is_empty() {
             let generation = self.setup.generation;

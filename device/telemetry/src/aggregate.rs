@@ -235,6 +235,7 @@ impl State {
                 order,
                 direction,
                 trigger,
+                descriptors,
                 folios,
                 engine_ns,
                 waited_ns,
@@ -247,6 +248,7 @@ impl State {
                     trigger,
                 };
                 let done = Transferred {
+                    descriptors: u64::from(descriptors),
                     folios: u64::from(folios),
                     fill: kind == TransferKind::Fill,
                     engine_ns,
@@ -257,11 +259,11 @@ impl State {
                     if status == Status::STATUS_OK {
                         table.done(class, done);
                     } else {
-                        table.failed(class, engine_ns);
+                        table.failed(class, done);
                     }
                 }
                 if status != Status::STATUS_OK {
-                    *self.errors.entry(status).or_insert(0) += 1;
+                    *self.errors.entry(status).or_insert(0) += done.descriptors;
                 }
             }
             Record::Error { status } => *self.errors.entry(status).or_insert(0) += 1,
@@ -409,6 +411,7 @@ mod tests {
             order: 9,
             direction: Direction::SysToDev,
             trigger: Trigger::Evict,
+            descriptors: 1,
             folios,
             engine_ns: 1000,
             waited_ns: 10,

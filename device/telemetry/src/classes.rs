@@ -68,9 +68,10 @@ struct TransferSums {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TransferTable(Table<TransferSums>);
 
-/// A transfer that is over.
+/// Transfers that are over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transferred {
+    pub(crate) descriptors: u64,
     pub(crate) folios: u64,
     pub(crate) fill: bool,
     pub(crate) engine_ns: u64,
@@ -93,6 +94,7 @@ impl TransferTable {
 
     pub(crate) fn done(&mut self, class: Class, done: Transferred) {
         let Transferred {
+            descriptors,
             folios,
             fill,
             engine_ns,
@@ -108,14 +110,15 @@ impl TransferTable {
             sums.bytes += bytes;
         }
         sums.engine_ns += engine_ns;
-        sums.times.record(engine_ns);
-        sums.waits.record(waited_ns);
+        sums.times.record_even(engine_ns, descriptors);
+        sums.waits
+            .record_even(waited_ns.saturating_mul(descriptors), descriptors);
     }
 
-    pub(crate) fn failed(&mut self, class: Class, engine_ns: u64) {
+    pub(crate) fn failed(&mut self, class: Class, failed: Transferred) {
         let sums = self.sums(class);
-        sums.errors += 1;
-        sums.engine_ns += engine_ns;
+        sums.errors += failed.descriptors;
+        sums.engine_ns += failed.engine_ns;
     }
 
     pub(crate) fn rows(&self) -> Vec<Transfers> {

@@ -35,8 +35,16 @@ impl Times {
     }
 
     pub(crate) fn record(&mut self, ns: u64) {
-        self.histogram.saturating_record(ns);
-        self.sum = self.sum.saturating_add(ns);
+        self.record_even(ns, 1);
+    }
+
+    /// `count` times that are `sum_ns` in all, as if they were even.
+    pub(crate) fn record_even(&mut self, sum_ns: u64, count: u64) {
+        let Some(ns) = sum_ns.checked_div(count) else {
+            return;
+        };
+        self.histogram.saturating_record_n(ns, count);
+        self.sum = self.sum.saturating_add(sum_ns);
         self.min = self.min.min(ns);
         self.max = self.max.max(ns);
     }

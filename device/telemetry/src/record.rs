@@ -106,7 +106,7 @@ pub struct PhaseTimes {
 /// One thing that an engine did. Times are nanoseconds of the host's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A COPY or FILL ended.
+    /// A COPY or FILL ended, or several of one kind that followed each other.
     Transfer {
         /// Which of the two.
         kind: TransferKind,
@@ -116,16 +116,18 @@ pub enum Record {
         direction: Direction,
         /// Why.
         trigger: Trigger,
-        /// Folios in the descriptor.
+        /// Descriptors, at least one.
+        descriptors: u32,
+        /// Folios in all of them.
         folios: u32,
-        /// Time that the engine was busy with it. It began so long before its end, or earlier if
-        /// it had to wait for memory meanwhile.
+        /// Time that the engine was busy with them. They began so long before their end, or
+        /// earlier if they had to wait for memory meanwhile.
         engine_ns: u64,
-        /// Time that it had been in the ring, and known to be, when it began.
+        /// Time that a descriptor had been in the ring, and known to be, when it began: the mean.
         waited_ns: u64,
-        /// When it ended.
+        /// When the last one ended.
         end_ns: u64,
-        /// How it ended; a failure counts as an error of its class, and no bytes.
+        /// How they ended; a failure counts as an error of its class, and no bytes.
         status: Status,
     },
     /// A descriptor of another kind, or one that was refused, ended with an error.

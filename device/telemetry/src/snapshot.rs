@@ -286,10 +286,11 @@ pub struct Transfers {
     pub engine_ns: u64,
     /// Descriptors that failed.
     pub errors: u64,
-    /// Engine time for each descriptor.
+    /// Engine time for each descriptor. Those of less than 64 KiB that follow each other in the ring
+    /// are timed together, up to 64 KiB, and count as taking the same time each.
     pub latency: Latency,
     /// Time that each descriptor waited in the ring: from when the engine saw it, or was told by
-    /// the doorbell, until it began.
+    /// the doorbell, until it began; for those that are timed together, their mean.
     pub queue_wait: Latency,
 }
 

@@ -10,7 +10,8 @@ use hmmgpu_contract::{MAX_ORDER, PAGE_SHIFT, VRAM_BLOCK_BYTES};
 use crate::snapshot::{FolioState, Vram, VramFolios, VramRun};
 
 /// Pages of a word of bits.
-const WORD: usize = u64::BITS as usize;
+const WORD: usize = WORD_PAGES as usize;
+const WORD_PAGES: u16 = 64;
 /// Pages of a block.
 const BLOCK: usize = (VRAM_BLOCK_BYTES >> PAGE_SHIFT) as usize;
 const ORDERS: usize = MAX_ORDER as usize + 1;
@@ -109,7 +110,8 @@ impl VramMap {
 
     /// `count` folios of `order` from byte offset `address` were allocated for `owner`.
     pub(crate) fn alloc(&mut self, address: u64, order: u8, count: u64, owner: Owner) {
-        self.each(address, order, count, |map, pages, head| {
+        let pages = |map: &mut Self, head| map.alloc_word(head, owner);
+        self.each(address, order, count, pages, |map, pages, head| {
             if words(head, pages).any(|(word, bits)| map.used[word] & bits != 0) {
                 return false;
             }
@@ -126,24 +128,31 @@ impl VramMap {
 
     /// `count` folios of `order` from byte offset `address` were freed.
     pub(crate) fn free(&mut self, address: u64, order: u8, count: u64) {
-        self.each(address, order, count, |map, pages, head| {
-            if map.heads[head] & !SPLIT != HEAD | order {
-                return false;
-            }
-            let owner = map.remove(head, pages, order);
-            for (word, bits) in words(head, pages) {
-                map.used[word] &= !bits;
-            }
-            map.owned[usize::from(owner)] -= pages as u64;
-            map.used_pages -= pages as u64;
-            true
-        });
+        self.each(
+            address,
+            order,
+            count,
+            Self::free_word,
+            |map, pages, head| {
+                if map.heads[head] & !SPLIT != HEAD | order {
+                    return false;
+                }
+                let owner = map.remove(head, pages, order);
+                for (word, bits) in words(head, pages) {
+                    map.used[word] &= !bits;
+                }
+                map.owned[usize::from(owner)] -= pages as u64;
+                map.used_pages -= pages as u64;
+                true
+            },
+        );
     }
 
     /// `count` folios of `order` from byte offset `address` were split to `new_order`. Returns
     /// how many of them were there to be split.
     pub(crate) fn split(&mut self, address: u64, order: u8, count: u64, new_order: u8) -> u64 {
-        self.each(address, order, count, |map, pages, head| {
+        let none = |_: &mut Self, _| false;
+        self.each(address, order, count, none, |map, pages, head| {
             if new_order >= order || map.heads[head] & !SPLIT != HEAD | order {
                 return false;
             }
@@ -154,6 +163,43 @@ impl VramMap {
             }
             true
         })
+    }
+
+    /// Allocates the single pages of a word, if all of them are free.
+    fn alloc_word(&mut self, head: usize, owner: Owner) -> bool {
+        let used = &mut self.used[head / WORD];
+        if *used != 0 {
+            return false;
+        }
+        *used = u64::MAX;
+        self.heads[head..head + WORD].fill(HEAD);
+        let owners = &mut self.owners[head..head + WORD];
+        // Not to touch memory for nobody's sake.
+        if owners.iter().any(|before| *before != owner) {
+            owners.fill(owner);
+        }
+        self.owned[usize::from(owner)] += WORD as u64;
+        self.folios[0][0] += WORD as u64;
+        self.blocks[head / BLOCK].folios[0] += WORD_PAGES;
+        self.used_pages += WORD as u64;
+        true
+    }
+
+    /// Frees the single pages of a word, if it has nothing else and they are alike.
+    fn free_word(&mut self, head: usize) -> bool {
+        let heads = &mut self.heads[head..head + WORD];
+        let owners = &self.owners[head..head + WORD];
+        let owner = owners[0];
+        if heads.iter().any(|head| *head != HEAD) || owners.iter().any(|other| *other != owner) {
+            return false;
+        }
+        heads.fill(0);
+        self.used[head / WORD] = 0;
+        self.owned[usize::from(owner)] -= WORD as u64;
+        self.folios[0][0] -= WORD as u64;
+        self.blocks[head / BLOCK].folios[0] -= WORD_PAGES;
+        self.used_pages -= WORD as u64;
+        true
     }
 
     /// A folio is there from now on; its pages are in use already.
@@ -182,26 +228,34 @@ impl VramMap {
         self.owners[head]
     }
 
-    /// Calls `apply` with the length in pages and the first page of each folio. Returns for how
-    /// many it said yes; a note with any other answer contradicts what was noted before.
+    /// Calls `apply` with the length in pages and the first page of each folio; but single pages
+    /// that fill a word are offered to `word` first, all at once, since most notes are of many.
+    /// Returns for how many the answer was yes; a note with any other answer contradicts what was
+    /// noted before.
     fn each(
         &mut self,
         address: u64,
         order: u8,
         count: u64,
+        word: impl Fn(&mut Self, usize) -> bool,
         mut apply: impl FnMut(&mut Self, usize, usize) -> bool,
     ) -> u64 {
-        let mut done = 0;
+        let (mut seen, mut done) = (0, 0);
         if order <= MAX_ORDER {
             let pages = 1_usize << order;
             let mut head = usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
-            for _ in 0..count {
-                match head.checked_add(pages) {
-                    Some(end) if end <= self.heads.len() => {}
-                    _ => break,
-                }
-                done += u64::from(apply(self, pages, head));
-                head += pages;
+            while seen < count && head < self.heads.len() && pages <= self.heads.len() - head {
+                let in_words = order == 0 && head.is_multiple_of(WORD);
+                // VRAM is whole words: one that begins here ends in it.
+                let folios = if in_words && count - seen >= WORD as u64 && word(self, head) {
+                    done += WORD as u64;
+                    WORD
+                } else {
+                    done += u64::from(apply(self, pages, head));
+                    1
+                };
+                seen += folios as u64;
+                head += folios * pages;
             }
         }
         self.inconsistent_notes += u64::from(done != count);
@@ -536,7 +590,8 @@ mod tests {
                     prop_oneof![0_usize..6, (0_usize..18).prop_map(|n| n * 64), (0_usize..9).prop_map(|n| n * 512)],
                     prop_oneof![Just(0_u8), Just(9), Just(10), 1_u8..9],
                     prop_oneof![Just(0_u8), 0_u8..10],
-                    1_u64..5,
+                    // Some of them fill words.
+                    prop_oneof![4 => 1_u64..5, 1 => 60_u64..200],
                     0_u16..=3,
                 ),
                 1..120,

@@ -129,6 +129,7 @@ mod tests {
                 open.transfers.done(
                     class,
                     Transferred {
+                        descriptors: 1,
                         folios: 1,
                         fill: false,
                         engine_ns: ns,

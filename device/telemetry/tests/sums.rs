@@ -19,7 +19,8 @@ type Class = (u8, Direction, Trigger);
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    Transfer(Class, TransferKind, u32, Status),
+    /// With its descriptors and their folios.
+    Transfer(Class, TransferKind, (u32, u32), Status),
     Begin(u64, u32, u32),
     Phases(u64, [u64; 5]),
     End(u64, Class, u32),
@@ -43,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
     let reason = prop_oneof![Just(FallbackReason::NoVram), Just(FallbackReason::Shared)];
     let (id, pid) = (0..5_u64, 0..4_u32);
     prop_oneof![
-        4 => (class(), kind, 1..600_u32, status).prop_map(|(c, k, n, s)| Transfer(c, k, n, s)),
+        4 => (class(), kind, (1..17_u32, 1..600_u32), status).prop_map(|(c, k, n, s)| Transfer(c, k, n, s)),
         4 => (id.clone(), pid.clone(), 0..600_u32).prop_map(|(id, pid, n)| Begin(id, pid, n)),
         3 => (id.clone(), any::<[u32; 5]>()).prop_map(|(id, ns)| Phases(id, ns.map(u64::from))),
         4 => (id, class(), 0..600_u32).prop_map(|(id, c, n)| End(id, c, n)),
@@ -157,32 +158,34 @@ impl Model {
     /// Counts a step at a time, and says what an engine would tell of it.
     fn step(&mut self, step: &Step, time_ns: u64) -> Vec<Record> {
         match *step {
-            Step::Transfer(class, kind, folios, status) => {
+            Step::Transfer(class, kind, (descriptors, each), status) => {
+                let folios = descriptors * each;
+                let count = u64::from(descriptors);
                 let (order, direction, trigger) = class;
                 let (engine_ns, waited_ns) = (u64::from(folios) * 1000, time_ns % 977);
                 self.sums.add(class, "engine ns", engine_ns);
                 if status == Status::STATUS_OK {
-                    let count = u64::from(folios);
-                    let bytes = count * (PAGE_SIZE << order);
+                    let bytes = u64::from(folios) * (PAGE_SIZE << order);
                     let (names, bytes_name) = match kind {
                         TransferKind::Copy => ("folios", "bytes"),
                         TransferKind::Fill => ("filled folios", "filled bytes"),
                     };
-                    self.sums.add(class, names, count);
+                    self.sums.add(class, names, folios.into());
                     self.sums.add(class, bytes_name, bytes);
-                    self.sums.add(class, "transfers count", 1);
+                    self.sums.add(class, "transfers count", count);
                     self.sums.add(class, "transfers ns", engine_ns);
-                    self.sums.add(class, "waits count", 1);
-                    self.sums.add(class, "waits ns", waited_ns);
+                    self.sums.add(class, "waits count", count);
+                    self.sums.add(class, "waits ns", waited_ns * count);
                 } else {
-                    self.sums.add(class, "errors", 1);
-                    self.aborted += 1;
+                    self.sums.add(class, "errors", count);
+                    self.aborted += count;
                 }
                 vec![Record::Transfer {
                     kind,
                     order,
                     direction,
                     trigger,
+                    descriptors,
                     folios,
                     engine_ns,
                     waited_ns,

@@ -86,6 +86,32 @@ fn transfers_by_order_direction_and_trigger() {
     );
 }
 
+/// Short descriptors are timed together, which must not mix what is not alike.
+#[test]
+fn what_is_timed_together_is_counted_one_by_one() {
+    let mut driver = mock(16 * MIB);
+    let data = driver.data();
+    let page = |n: u64| copy(0, 1, Side::Vram(n * PAGE), Side::System(data + n * PAGE));
+    let mut descs: Vec<_> = (0..40).map(page).collect();
+    // Nowhere in system memory; and a kind of its own.
+    descs[21] = copy(0, 1, Side::Vram(0), Side::System(1 << 40));
+    descs[30] = triggered(page(30), TRIGGER_EVICT);
+    descs[35] = fill(0, 3, Side::Vram(0), 7);
+    assert_eq!(driver.run(&descs).unwrap().errors, 1);
+    let snapshot = driver.function().snapshot();
+    let rows = &snapshot.transfers;
+    assert_eq!(rows.len(), 2);
+    let fetched = row(rows, 0, Direction::SysToDev, Trigger::Prefetch);
+    assert_eq!((fetched.folios, fetched.filled_folios), (37, 3));
+    assert_eq!((fetched.errors, fetched.latency.count), (1, 38));
+    assert_eq!(fetched.queue_wait.count, 38);
+    assert!(fetched.latency.sum_ns <= fetched.engine_ns);
+    let evicted = row(rows, 0, Direction::SysToDev, Trigger::Evict);
+    assert_eq!((evicted.folios, evicted.latency.count), (1, 1));
+    let errors = [("STATUS_DMA_UNMAPPED".to_owned(), 1)];
+    assert_eq!(snapshot.events.descriptor_errors, errors);
+}
+
 #[test]
 fn fences_are_counted_when_they_are_written() {
     let mut driver = mock(MIB);

@@ -168,6 +168,7 @@ impl<'a, W: Write> Scribe<'a, W> {
                 order,
                 direction,
                 trigger,
+                descriptors,
                 folios,
                 engine_ns,
                 waited_ns,
@@ -190,11 +191,11 @@ impl<'a, W: Write> Scribe<'a, W> {
                     direction,
                     trigger,
                     status,
-                    descriptors: 1,
+                    descriptors: descriptors.into(),
                     folios: folios.into(),
                     bytes,
                     engine_ns,
-                    waited_ns,
+                    waited_ns: waited_ns.saturating_mul(descriptors.into()),
                 };
                 let queue = self.queue(source)?;
                 if !queue.run.as_mut().is_some_and(|open| open.extend(&run)) {

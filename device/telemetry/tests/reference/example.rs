@@ -35,6 +35,7 @@ fn migration(id: u64, order: u8, direction: Direction, trigger: Trigger, ns: u64
         order,
         direction,
         trigger,
+        descriptors: 1,
         folios: 1,
         engine_ns: ns / 2,
         waited_ns: ns / 50,
