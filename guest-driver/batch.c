@@ -126,6 +126,7 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->stuck = false;
 	memset(batch->nr_copied, 0, sizeof(batch->nr_copied));
 	memset(batch->nr_filled, 0, sizeof(batch->nr_filled));
+	batch->run.nr = 0;
 	batch->nr_maps = 0;
 	batch->nr_notes = 0;
 	batch->nr_descs = 0;

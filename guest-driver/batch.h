@@ -57,6 +57,7 @@ struct hmmgpu_map {
  * @stuck: to the device only: a large folio is among what the core left out
  * @nr_copied: folios that are copied, single pages and large ones
  * @nr_filled: folios that are filled, likewise
+ * @run: pages of VRAM that are taken for it and not used yet
  * @nr_maps: number of @maps
  * @nr_notes: number of @notes
  * @nr_descs: number of @descs
@@ -87,6 +88,7 @@ struct hmmgpu_batch {
 	bool stuck;
 	unsigned int nr_copied[2];
 	unsigned int nr_filled[2];
+	struct hmmgpu_vram_run run;
 	unsigned int nr_maps;
 	unsigned int nr_notes;
 	unsigned int nr_descs;

@@ -216,9 +216,13 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 				HPAGE_PMD_SIZE);
 	if (hmmgpu_batch_injected(batch, unit->order))
 		why = HMMGPU_FALLBACK_INJECTED;
+	else if (unit->order)
+		page = hmmgpu_vram_alloc_large(hdev, &owner);
 	else
-		page = hmmgpu_vram_alloc(hdev, unit->order, &owner);
+		page = hmmgpu_vram_alloc_page(hdev, &owner, &batch->run,
+					      batch->stop - unit->index);
 	if (!page) {
+		hmmgpu_vram_put_run(hdev, &batch->run);
 		if (unit->page)
 			hmmgpu_batch_unmap_last(batch);
 		if (unit->order && !batch->whole &&
@@ -361,5 +365,6 @@ void hmmgpu_batch_alloc(struct hmmgpu_batch *batch)
 		else
 			hmmgpu_alloc_home(batch, &unit);
 	}
+	hmmgpu_vram_put_run(batch->hdev, &batch->run);
 	hmmgpu_phase_end(batch, HMMGPU_PHASE_ALLOC, clock);
 }

@@ -261,6 +261,16 @@ struct hmmgpu_owner {
 };
 
 /**
+ * struct hmmgpu_vram_run - single pages of VRAM that were taken ahead of need
+ * @first: index of the first one in VRAM
+ * @nr: number of pages, in one block
+ */
+struct hmmgpu_vram_run {
+	unsigned long first;
+	unsigned int nr;
+};
+
+/**
  * struct hmmgpu_move - migration of a range of an mm
  * @mm: the mm; the caller holds a reference
  * @start: first address, page-aligned
@@ -501,8 +511,14 @@ int hmmgpu_mm_resident(struct hmmgpu_device *hdev, struct mm_struct *mm,
 /* vram.c */
 int hmmgpu_vram_init(struct hmmgpu_device *hdev);
 void hmmgpu_vram_exit(struct hmmgpu_device *hdev);
-struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order,
-			       const struct hmmgpu_owner *owner);
+struct page *hmmgpu_vram_alloc_large(struct hmmgpu_device *hdev,
+				     const struct hmmgpu_owner *owner);
+struct page *hmmgpu_vram_alloc_page(struct hmmgpu_device *hdev,
+				    const struct hmmgpu_owner *owner,
+				    struct hmmgpu_vram_run *run,
+				    unsigned int want);
+void hmmgpu_vram_put_run(struct hmmgpu_device *hdev,
+			 struct hmmgpu_vram_run *run);
 void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
 		      unsigned int order);
 void hmmgpu_vram_split(struct hmmgpu_device *hdev, unsigned long page);

@@ -99,10 +99,13 @@ static void hmmgpu_block_note(struct hmmgpu_device *hdev,
 			      struct hmmgpu_block *block)
 {
 	lockdep_assert_held(&hdev->vram.lock);
-	if (list_empty(&block->noted))
-		list_add_tail(&block->noted, &hdev->vram.noted);
-	queue_delayed_work(hdev->wq, &hdev->note_work,
-			   msecs_to_jiffies(HMMGPU_NOTE_DELAY_MS));
+	if (!list_empty(&block->noted))
+		return;
+	/* The work goes on until there are none: it is queued for the first. */
+	if (list_empty(&hdev->vram.noted))
+		queue_delayed_work(hdev->wq, &hdev->note_work,
+				   msecs_to_jiffies(HMMGPU_NOTE_DELAY_MS));
+	list_add_tail(&block->noted, &hdev->vram.noted);
 }
 
 static long hmmgpu_vram_take_large(struct hmmgpu_vram *vram)
@@ -119,10 +122,26 @@ static long hmmgpu_vram_take_large(struct hmmgpu_vram *vram)
 	return hmmgpu_block_first(vram, block);
 }
 
-static long hmmgpu_vram_take_page(struct hmmgpu_vram *vram)
+/* So many pages of a block that has single pages are not used any more. */
+static void hmmgpu_block_release(struct hmmgpu_vram *vram,
+				 struct hmmgpu_block *block, unsigned int nr)
+{
+	lockdep_assert_held(&vram->lock);
+	if (block->nr_used == HMMGPU_LARGE_PAGES && nr)
+		list_add_tail(&block->link, &vram->partial);
+	block->nr_used -= nr;
+	if (!block->nr_used) {
+		block->state = HMMGPU_BLOCK_FREE;
+		list_move(&block->link, &vram->free);
+		list_del_init(&block->age);
+	}
+}
+
+/* Takes a run of up to @want pages. Returns its first page; @want gets its length. */
+static long hmmgpu_vram_take_pages(struct hmmgpu_vram *vram, unsigned int *want)
 {
 	struct hmmgpu_block *block;
-	unsigned int bit;
+	unsigned int bit, end;
 
 	lockdep_assert_held(&vram->lock);
 	block = list_first_entry_or_null(&vram->partial, struct hmmgpu_block,
@@ -137,14 +156,19 @@ static long hmmgpu_vram_take_page(struct hmmgpu_vram *vram)
 		block->nr_used = 0;
 	}
 	bit = find_first_zero_bit(block->used, HMMGPU_LARGE_PAGES);
-	__set_bit(bit, block->used);
-	if (++block->nr_used == HMMGPU_LARGE_PAGES)
+	end = find_next_bit(block->used, min(bit + *want, HMMGPU_LARGE_PAGES),
+			    bit);
+	*want = end - bit;
+	bitmap_set(block->used, bit, *want);
+	block->nr_used += *want;
+	if (block->nr_used == HMMGPU_LARGE_PAGES)
 		list_del_init(&block->link);
 	return hmmgpu_block_first(vram, block) + bit;
 }
 
+/* Takes a large folio, or a run of up to @want pages, of which there are @nr then. */
 static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
-			     const struct hmmgpu_owner *owner)
+			     unsigned int *nr, const struct hmmgpu_owner *owner)
 {
 	struct hmmgpu_vram *vram = &hdev->vram;
 	struct hmmgpu_block *block;
@@ -153,7 +177,7 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
 
 	spin_lock_irqsave(&vram->lock, flags);
 	page = order ? hmmgpu_vram_take_large(vram) :
-		       hmmgpu_vram_take_page(vram);
+		       hmmgpu_vram_take_pages(vram, nr);
 	if (page >= 0) {
 		block = &vram->blocks[page / HMMGPU_LARGE_PAGES];
 		if (list_empty(&block->age) ||
@@ -161,17 +185,38 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
 			list_move_tail(&block->age, owner->keep ? &vram->kept :
 								  &vram->used);
 		block->owner = *owner;
-		vram->used_pages += 1UL << order;
-		hmmgpu_count_at(hdev, vram_folios, order, 1);
+		vram->used_pages += (unsigned long)*nr << order;
+		hmmgpu_count_at(hdev, vram_folios, order, *nr);
 	}
 	spin_unlock_irqrestore(&vram->lock, flags);
 	return page;
 }
 
+/* As hmmgpu_vram_take(); what was freed is free as soon as the device knows. */
+static long hmmgpu_vram_take_any(struct hmmgpu_device *hdev, unsigned int order,
+				 unsigned int *nr,
+				 const struct hmmgpu_owner *owner)
+{
+	long index = hmmgpu_vram_take(hdev, order, nr, owner);
+
+	if (index >= 0 || !hmmgpu_vram_has_notes(hdev) ||
+	    hmmgpu_ring_flush_notes(hdev, false))
+		return index;
+	return hmmgpu_vram_take(hdev, order, nr, owner);
+}
+
+static struct page *hmmgpu_vram_folio(struct hmmgpu_device *hdev,
+				      unsigned long index, unsigned int order)
+{
+	struct page *page = pfn_to_page(hdev->first_pfn + index);
+
+	hmmgpu_folio_init((struct folio *)page, &hdev->pagemap, order);
+	return page;
+}
+
 /**
- * hmmgpu_vram_alloc() - allocate a folio of VRAM
+ * hmmgpu_vram_alloc_large() - allocate a large folio of VRAM
  * @hdev: the device
- * @order: 0 or HMMGPU_LARGE_ORDER
  * @owner: who gets it
  *
  * The caller has to tell the device (NOTE alloc) before it uses the memory, and
@@ -183,25 +228,75 @@ static long hmmgpu_vram_take(struct hmmgpu_device *hdev, unsigned int order,
  * Context: Process context, may sleep.
  * Return: the head page of a locked folio with one reference, or NULL.
  */
-struct page *hmmgpu_vram_alloc(struct hmmgpu_device *hdev, unsigned int order,
-			       const struct hmmgpu_owner *owner)
+struct page *hmmgpu_vram_alloc_large(struct hmmgpu_device *hdev,
+				     const struct hmmgpu_owner *owner)
 {
-	struct page *page;
+	unsigned int nr = 1;
+	long index = hmmgpu_vram_take_any(hdev, HMMGPU_LARGE_ORDER, &nr, owner);
+
+	return index < 0 ? NULL :
+			   hmmgpu_vram_folio(hdev, index, HMMGPU_LARGE_ORDER);
+}
+
+/**
+ * hmmgpu_vram_alloc_page() - allocate a single page of VRAM
+ * @hdev: the device
+ * @owner: who gets it
+ * @run: pages that were taken for this caller already, zeroed at first
+ * @want: how many more it may ask for, this one included
+ *
+ * As hmmgpu_vram_alloc_large(). Pages are taken from the allocator by runs; what is
+ * left of the last one is given back with hmmgpu_vram_put_run().
+ *
+ * Context: Process context, may sleep.
+ * Return: a locked folio with one reference, or NULL.
+ */
+struct page *hmmgpu_vram_alloc_page(struct hmmgpu_device *hdev,
+				    const struct hmmgpu_owner *owner,
+				    struct hmmgpu_vram_run *run,
+				    unsigned int want)
+{
 	long index;
 
-	index = hmmgpu_vram_take(hdev, order, owner);
-	if (index < 0) {
-		/* What was freed is free as soon as the device knows. */
-		if (!hmmgpu_vram_has_notes(hdev) ||
-		    hmmgpu_ring_flush_notes(hdev, false))
+	if (!run->nr) {
+		run->nr = want;
+		index = hmmgpu_vram_take_any(hdev, 0, &run->nr, owner);
+		if (index < 0) {
+			run->nr = 0;
 			return NULL;
-		index = hmmgpu_vram_take(hdev, order, owner);
-		if (index < 0)
-			return NULL;
+		}
+		run->first = index;
 	}
-	page = pfn_to_page(hdev->first_pfn + index);
-	hmmgpu_folio_init((struct folio *)page, &hdev->pagemap, order);
-	return page;
+	run->nr--;
+	return hmmgpu_vram_folio(hdev, run->first++, 0);
+}
+
+/**
+ * hmmgpu_vram_put_run() - give back pages that nobody asked for
+ * @hdev: the device
+ * @run: the pages; empty afterwards
+ *
+ * The device was never told of them.
+ *
+ * Context: Any.
+ */
+void hmmgpu_vram_put_run(struct hmmgpu_device *hdev,
+			 struct hmmgpu_vram_run *run)
+{
+	struct hmmgpu_vram *vram = &hdev->vram;
+	struct hmmgpu_block *block;
+	unsigned long flags;
+
+	if (!run->nr)
+		return;
+	block = &vram->blocks[run->first / HMMGPU_LARGE_PAGES];
+	spin_lock_irqsave(&vram->lock, flags);
+	bitmap_clear(block->used, run->first % HMMGPU_LARGE_PAGES, run->nr);
+	vram->used_pages -= run->nr;
+	hmmgpu_count_at(hdev, vram_folios, 0, -(s64)run->nr);
+	hmmgpu_block_release(vram, block, run->nr);
+	spin_unlock_irqrestore(&vram->lock, flags);
+	run->nr = 0;
 }
 
 /**
@@ -275,8 +370,7 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 				    unsigned int *nr, unsigned int room)
 {
 	unsigned long first = hmmgpu_block_first(vram, block);
-	unsigned int start, end;
-	bool was_full;
+	unsigned int start, end, freed = 0;
 
 	lockdep_assert_held(&vram->lock);
 	if (block->split || block->whole_freed) {
@@ -296,7 +390,6 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 		block->whole_freed = false;
 	}
 
-	was_full = block->nr_used == HMMGPU_LARGE_PAGES;
 	for_each_set_bitrange(start, end, block->freed, HMMGPU_LARGE_PAGES) {
 		if (*nr == room)
 			break;
@@ -304,17 +397,10 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 				 first + start, 0, end - start);
 		bitmap_clear(block->used, start, end - start);
 		bitmap_clear(block->freed, start, end - start);
-		block->nr_used -= end - start;
+		freed += end - start;
 	}
-	if (block->state != HMMGPU_BLOCK_PAGES)
-		return false;
-	if (!block->nr_used) {
-		block->state = HMMGPU_BLOCK_FREE;
-		list_move(&block->link, &vram->free);
-		list_del_init(&block->age);
-	} else if (was_full && block->nr_used < HMMGPU_LARGE_PAGES) {
-		list_add_tail(&block->link, &vram->partial);
-	}
+	if (freed)
+		hmmgpu_block_release(vram, block, freed);
 	return !bitmap_empty(block->freed, HMMGPU_LARGE_PAGES);
 }
 
