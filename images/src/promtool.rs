@@ -22,9 +22,9 @@ const PROGRAM: &str = "usr/bin/promtool";
 const FETCH: &str = r#"set -e
 cd "$1"
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
-apt-get -o APT::Sandbox::User=root download prometheus
-dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
-rm prometheus_*.deb"#;
+apt-get -o APT::Sandbox::User=root download promtool
+dpkg-deb --fsys-tarfile promtool_*.deb | tar -x ./usr/bin/promtool
+rm promtool_*.deb"#;
 
 /// The program, fetched if need be. It is linked against the tool root's libraries.
 pub(crate) fn get(
