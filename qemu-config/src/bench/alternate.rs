@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use crate::bench::result::BenchResult;
+use crate::compare::comparison::Settings;
 use crate::compare::document::AlternatedBoot;
 use crate::compare::sides::Side;
 use crate::compare::statistics::{least_size, tail};
-use crate::compare::verdict::Settings;
 
 /// A side whose first boots all failed, so many, is given up.
 const FIRST_FAILURES: usize = 2;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::compare::verdict::Settings;
+use crate::compare::comparison::Settings;
 
 pub(super) const HELP: &str = "\
 Examples:

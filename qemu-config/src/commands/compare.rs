@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::Error;
 use super::output::Output;
 use crate::cli::{CompareArgs, CompareFormat};
+use crate::compare::comparison::Comparison;
 use crate::compare::read::{compare_alternation, compare_files};
 use crate::compare::render;
-use crate::compare::verdict::Comparison;
+
 use crate::exit;
 
 pub(super) fn compare(args: &CompareArgs) -> Result<u8, Error> {

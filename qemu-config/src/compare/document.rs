@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::comparison::{Comparison, Settings};
 use super::sides::{Boot, MAX_BOOTS, Side};
-use super::verdict::{Comparison, Input, Settings, compare};
+use super::verdict::{Input, compare};
 use super::warnings::Warning;
 use crate::bench::result::BenchResult;
 

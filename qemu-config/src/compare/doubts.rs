@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::comparison::{RowComparison, Settings, Verdict};
 use super::sides::{Boot, Side, Unit, Values};
 use super::statistics as stats;
-use super::verdict::{RowComparison, Settings, Verdict};
 use super::warnings::Warning;
 use crate::bench::result::RowKey;
 
@@ -167,7 +167,8 @@ pub(super) fn of_power(rows: &[RowComparison], unit: Unit, settings: Settings) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::{Comparison, Input, compare};
+    use super::super::comparison::Comparison;
+    use super::super::verdict::{Input, compare};
     use super::*;
     use crate::bench::example::{result, row};
     use crate::bench::result::{BenchResult, Stat};

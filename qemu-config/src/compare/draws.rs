@@ -9,9 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, LogNormal};
 
+use super::comparison::{Comparison, Settings, Verdict};
 use super::sides::{Boot, Rounds};
 use super::statistics::tail;
-use super::verdict::{Comparison, Input, Settings, Verdict, compare};
+use super::verdict::{Input, compare};
 use crate::bench::result::RowKey;
 
 /// Draws for a question after something rare.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::comparison::{Comparison, Settings};
 use super::document::{self, Alternation};
 use super::sides::Boot;
-use super::verdict::{Comparison, Input, Settings, compare};
+use super::verdict::{Input, compare};
 use crate::bench::file::{self, FileError};
 
 /// Why there is nothing to compare.
