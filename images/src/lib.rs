@@ -179,6 +179,21 @@ impl Images {
         }
     }
 
+    /// Whether that kernel can be had, as far as that can be told before anything is made: whether
+    /// Debian's archive holds it, or what the user's own lacks.
+    ///
+    /// # Errors
+    /// No such kernel, one that lacks what the guest needs, one that is not built; no network, an
+    /// interruption.
+    pub fn check_kernel(&self, spec: &KernelSpec) -> Result<(), ImageError> {
+        spec.check()?;
+        if let KernelSpec::Debian(name) = spec {
+            let mirror = self.mirror.as_deref();
+            debian::archive::find(&self.context, &self.cache, mirror, name, false)?;
+        }
+        Ok(())
+    }
+
     /// The driver module for a kernel.
     ///
     /// # Errors

@@ -115,6 +115,16 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
             "no kernel for the guest",
         ),
         (
+            &[
+                "bench",
+                "--kernel-a",
+                "debian:7.2",
+                "--kernel-b",
+                "/nonexistent",
+            ],
+            "no kernel for the guest",
+        ),
+        (
             &["selftest", "--kernel", "/dev/null,/nonexistent"],
             "no bzImage",
         ),

@@ -60,15 +60,46 @@ pub fn check_two_mib(size: Size) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory for each round where none is given.
-pub const DEFAULT_SIZE: Size = Size(256 * MIB);
-/// The same for orders 2 to 8, whose folios the kernel splits. Single pages take some thirty
-/// times longer than folios of order 9, and seven rows of them say nearly the same.
-pub const DEFAULT_SIZE_SPLIT: Size = Size(64 * MIB);
+/// How much is measured where the user does not say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// One boot that has to say it all.
+    One,
+    /// One of several boots, of which each is one value: more boots tell more than longer ones.
+    OneOfMany,
+}
 
-/// The plan, if it fits into VRAM and guest memory.
+impl Extent {
+    /// Orders: all, or those whose folios move whole.
+    pub fn orders(self) -> Orders {
+        match self {
+            Self::One => Orders(vec![0, 2, 3, 4, 5, 6, 7, 8, 9]),
+            Self::OneOfMany => Orders(vec![0, 9]),
+        }
+    }
+
+    /// Counted rounds for each order.
+    pub fn repeats(self) -> u32 {
+        match self {
+            Self::One => 5,
+            Self::OneOfMany => 3,
+        }
+    }
+
+    /// Memory for each round of an order. Single pages take some thirty times longer than folios
+    /// of order 9, and so do orders 2 to 8, whose folios the kernel splits.
+    pub fn size(self, order: u8) -> Size {
+        match (self, order) {
+            (_, 2..=8) | (Self::OneOfMany, 0) => Size(64 * MIB),
+            _ => Size(256 * MIB),
+        }
+    }
+}
+
+/// The plan, if it fits into VRAM and guest memory; `size` is the memory for each round of an
+/// order.
 pub fn plan(
-    size: Option<Size>,
+    size: impl Fn(u8) -> Size,
     orders: &Orders,
     repeats: u32,
     call: Size,
@@ -78,13 +109,9 @@ pub fn plan(
     let sources: Vec<Source> = orders
         .0
         .iter()
-        .map(|&order| {
-            let default = match order {
-                2..=8 => DEFAULT_SIZE_SPLIT,
-                _ => DEFAULT_SIZE,
-            };
-            let size_bytes = size.unwrap_or(default).0;
-            Source { order, size_bytes }
+        .map(|&order| Source {
+            order,
+            size_bytes: size(order).0,
         })
         .collect();
     let largest = sources.iter().map(|source| source.size_bytes).max();
@@ -124,6 +151,13 @@ mod tests {
     }
 
     #[test]
+    fn one_boot_measures_all_and_one_of_many_what_is_quick() {
+        let usual = |extent: Extent| (extent.orders().0, extent.repeats());
+        assert_eq!(usual(Extent::One), (vec![0, 2, 3, 4, 5, 6, 7, 8, 9], 5));
+        assert_eq!(usual(Extent::OneOfMany), (vec![0, 9], 3));
+    }
+
+    #[test]
     fn other_orders_are_refused() {
         for text in ["", "1", "10", "-1", "2-", "9-2", "a", "2-1", "2,,3", "256"] {
             assert!(text.parse::<Orders>().is_err(), "{text}");
@@ -135,7 +169,7 @@ mod tests {
         let orders = Orders(vec![0, 4, 9]);
         let call = Size(32 * MIB);
         let make =
-            |size, vram, memory| plan(Some(Size(size)), &orders, 5, call, Size(vram), Size(memory));
+            |size, vram, memory| plan(|_| Size(size), &orders, 5, call, Size(vram), Size(memory));
         let sizes = |made: BenchPlan| {
             let source = |source: &Source| (source.order, source.size_bytes / MIB);
             made.sources.iter().map(source).collect::<Vec<_>>()
@@ -143,8 +177,13 @@ mod tests {
         let made = make(256 * MIB, GIB, 2 * GIB).expect("fits");
         assert_eq!((made.call_bytes, made.repeats), (32 * MIB, 5));
         assert_eq!(sizes(made), [(0, 256), (4, 256), (9, 256)]);
-        let made = plan(None, &orders, 5, call, Size(GIB), Size(2 * GIB)).expect("fits");
-        assert_eq!(sizes(made), [(0, 256), (4, 64), (9, 256)]);
+        let usual = |extent: Extent| {
+            let size = |order| extent.size(order);
+            let made = plan(size, &orders, 5, call, Size(GIB), Size(2 * GIB));
+            sizes(made.expect("fits"))
+        };
+        assert_eq!(usual(Extent::One), [(0, 256), (4, 64), (9, 256)]);
+        assert_eq!(usual(Extent::OneOfMany), [(0, 64), (4, 64), (9, 256)]);
         let error = make(2 * GIB, GIB, 4 * GIB).expect_err("VRAM");
         assert!(error.contains("--vram 2G"), "{error}");
         let error = make(GIB, GIB, GIB).expect_err("memory");

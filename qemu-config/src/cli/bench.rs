@@ -22,7 +22,7 @@ Examples:
   hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
   hmmgpu bench --metrics 9400 --trace trace.json
-  hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --orders 0,9 --json both.json
+  hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --json both.json
 
 The table goes to standard output; with '--json -' the JSON does, and the table goes to standard
 error. 'hmmgpu report' makes page and table of a result again.
@@ -34,15 +34,16 @@ Other codes: see 'hmmgpu --help'.";
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Memory to migrate in each round; a multiple of 2M. [default: 256M, and 64M for orders 2 to
-    /// 8, whose folios the kernel splits]
+    /// 8, whose folios the kernel splits; with two kernels 64M for order 0, too]
     #[arg(long, value_name = "SIZE", value_parser = two_mib)]
     pub size: Option<Size>,
-    /// Folio orders of the source memory: 0 and 2 to 9, single or as ranges.
-    #[arg(long, value_name = "LIST", default_value = "0,2-9")]
-    pub orders: Orders,
-    /// Counted rounds for each order.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub repeat: u32,
+    /// Folio orders of the source memory: 0 and 2 to 9, single or as ranges. [default: 0,2-9; with
+    /// two kernels 0,9]
+    #[arg(long, value_name = "LIST")]
+    pub orders: Option<Orders>,
+    /// Counted rounds for each order in a boot. [default: 5; with two kernels 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: Option<u32>,
     /// Memory for each migration request; a multiple of 2M.
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = two_mib)]
     pub call_size: Size,
@@ -74,7 +75,7 @@ pub struct AlternateArgs {
     #[arg(long, value_name = "KERNEL", requires = "kernel_a")]
     pub kernel_b: Option<KernelSpec>,
     /// Boots of each kernel. [default: as many as it takes to tell a change of a single row from
-    /// chance: 5 for two orders, 7 for all]
+    /// chance: 5 for two orders, 7 for all of them]
     #[arg(long, value_name = "N", requires = "kernel_a", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: Option<u8>,
     /// How to judge.

@@ -163,9 +163,9 @@ mod tests {
         let Command::Bench(bench) = parse(&["bench"]).expect("parses").command else {
             panic!("bench")
         };
-        assert_eq!(bench.size, None);
-        assert_eq!(bench.orders.0, [0, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!((bench.repeat, bench.call_size), (5, Size(32 << 20)));
+        // These depend on whether one kernel is measured or two.
+        assert_eq!((bench.size, bench.orders, bench.repeat), (None, None, None));
+        assert_eq!(bench.call_size, Size(32 << 20));
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use hmmgpu_images::KernelSpec;
 
+use super::bench::{orders_for, plan_for};
 use super::compare::{exit_code, show};
 use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
 use crate::bench::alternate::{Booted, End, Turn, alternate, usual_rounds};
 use crate::bench::format::Format;
 use crate::bench::measure::{Listener, Measured, measure};
+use crate::bench::plan::Extent;
 use crate::cli::{BenchArgs, CompareFormat};
 use crate::compare::document::Alternation;
 use crate::compare::sides::Side;
@@ -29,7 +31,8 @@ pub(super) fn bench_two(
     interrupt: &Interrupt,
 ) -> Result<u8, Error> {
     let settings = args.alternate.judge.settings();
-    let rows = args.orders.0.len() * ROWS_OF_ORDER;
+    let orders = orders_for(args, Extent::OneOfMany);
+    let rows = orders.0.len() * ROWS_OF_ORDER;
     let rounds = match args.alternate.rounds {
         Some(rounds) => usize::from(rounds),
         None => usual_rounds(rows, settings),
@@ -50,12 +53,20 @@ pub(super) fn bench_two(
         options.profile.kernel = Some(kernel.clone());
         machines.push(options);
     }
-    let plan = super::bench::plan_for(args, &machines[0].profile)?;
+    let plan = plan_for(args, &orders, Extent::OneOfMany, &machines[0].profile)?;
     // Before minutes of work, not after.
     let json = args.json.as_deref().map(Output::open).transpose()?;
     let console = console_sink(&args.machine, ui)?;
     // Ctrl-C between two boots ends it as in a boot: with what there is.
     let _watch = interrupt.watch(|_| {});
+    // Nobody waits minutes for the first kernel to hear that there is no second; and what needs no
+    // network is told first.
+    for kernel in kernels {
+        kernel.check().map_err(VmError::from)?;
+    }
+    for options in &machines {
+        Vm::check_kernel(options)?;
+    }
     let mut vms = Vec::new();
     for mut options in machines {
         options.label = "bench".to_owned();

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::{Error, console_sink, tell_step, vm_options};
 use crate::bench::format::{self, Format};
 use crate::bench::measure::{Listener, Measured, measure};
-use crate::bench::plan::plan;
+use crate::bench::plan::{Extent, Orders, plan};
 use crate::bench::result::BenchResult;
 use crate::cli::BenchArgs;
 use crate::exit;
@@ -31,7 +31,12 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     }
     let mut options = vm_options(&args.machine, "bench", ui, interrupt)?;
     options.label = "bench".to_owned();
-    let plan = plan_for(args, &options.profile)?;
+    let plan = plan_for(
+        args,
+        &orders_for(args, Extent::One),
+        Extent::One,
+        &options.profile,
+    )?;
     // Before minutes of work, not after.
     let json = args.json.as_deref().map(Output::open).transpose()?;
     let page = args.report.as_deref().map(Output::open).transpose()?;
@@ -83,8 +88,18 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     })
 }
 
+/// The orders that are asked for, or the usual ones.
+pub(super) fn orders_for(args: &BenchArgs, extent: Extent) -> Orders {
+    args.orders.clone().unwrap_or_else(|| extent.orders())
+}
+
 /// What is to be measured on this machine.
-pub(super) fn plan_for(args: &BenchArgs, profile: &Profile) -> Result<BenchPlan, Error> {
+pub(super) fn plan_for(
+    args: &BenchArgs,
+    orders: &Orders,
+    extent: Extent,
+    profile: &Profile,
+) -> Result<BenchPlan, Error> {
     if profile.gpus != 1 {
         return Err(Error::Usage(format!(
             "the bench measures one GPU and this machine has {}: add --gpus 1",
@@ -92,9 +107,9 @@ pub(super) fn plan_for(args: &BenchArgs, profile: &Profile) -> Result<BenchPlan,
         )));
     }
     plan(
-        args.size,
-        &args.orders,
-        args.repeat,
+        |order| args.size.unwrap_or_else(|| extent.size(order)),
+        orders,
+        args.repeat.unwrap_or_else(|| extent.repeats()),
         args.call_size,
         profile.vram,
         profile.memory,

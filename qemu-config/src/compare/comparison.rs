@@ -171,10 +171,15 @@ impl Comparison {
             && !self.warnings.iter().any(left_out)
     }
 
-    /// There is a regression, or a row whose data was wrong or not compared.
+    /// There is a regression, a row whose data was wrong or not compared, or a result with errors.
     pub fn is_negative(&self) -> bool {
-        let not_verified = |warning: &Warning| matches!(warning, Warning::NotVerified { .. });
-        self.verdict == Verdict::Regression || self.warnings.iter().any(not_verified)
+        let wrong = |warning: &Warning| {
+            matches!(
+                warning,
+                Warning::NotVerified { .. } | Warning::ResultErrors { .. }
+            )
+        };
+        self.verdict == Verdict::Regression || self.warnings.iter().any(wrong)
     }
 
     /// Rows with this verdict.

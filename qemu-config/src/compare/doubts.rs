@@ -28,6 +28,12 @@ pub(super) fn of_boots(a: &[Boot], b: &[Boot]) -> Vec<Warning> {
                 });
             }
         }
+        let wrong = boots.iter().filter(|boot| !boot.errors.is_empty());
+        warnings.extend(wrong.map(|boot| Warning::ResultErrors {
+            side,
+            boot: boot.number,
+            errors: boot.errors.clone(),
+        }));
         let mut kinds: Vec<String> = boots.iter().flat_map(|boot| boot.doubts.clone()).collect();
         kinds.sort();
         kinds.dedup();
@@ -171,7 +177,7 @@ mod tests {
     use super::super::verdict::{Input, compare};
     use super::*;
     use crate::bench::example::{result, row};
-    use crate::bench::result::{BenchResult, Stat};
+    use crate::bench::result::{BenchError, BenchResult, Stat};
     use crate::bench::warning::Warning as BenchWarning;
 
     fn made() -> BenchResult {
@@ -341,6 +347,25 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn a_result_with_errors_is_not_good_whatever_its_figures_say() {
+        let (warnings, comparison) = doubts(|result| {
+            result.errors = vec![BenchError::CountersDiffer {
+                name: "folios.to_device".into(),
+                order: Some(9),
+                driver: 1,
+                host: 2,
+            }];
+        });
+        let [Warning::ResultErrors { side, boot, errors }] = &warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert_eq!((*side, *boot), (Side::B, 0));
+        assert!(errors[0].contains("folios.to_device"), "{errors:?}");
+        assert_ne!(comparison.verdict, Verdict::Regression);
+        assert!(comparison.is_negative());
     }
 
     #[test]

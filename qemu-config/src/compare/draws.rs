@@ -13,6 +13,7 @@ use super::comparison::{Comparison, Settings, Verdict};
 use super::sides::{Boot, Rounds};
 use super::statistics::tail;
 use super::verdict::{Input, compare};
+use super::warnings::Warning;
 use crate::bench::result::RowKey;
 
 /// Draws for a question after something rare.
@@ -29,6 +30,10 @@ struct World {
     noise: (f64, f64),
     /// The same, of what all rows of a boot have in common.
     boot_noise: f64,
+    /// The same, of what the rounds of a row have in common in one boot.
+    row_noise: f64,
+    /// How fast the host is in each boot, measured by the boot before.
+    drift: f64,
 }
 
 /// All rows of the bench.
@@ -55,16 +60,24 @@ fn factor(noise: f64, random: &mut ChaCha8Rng) -> f64 {
         .sample(random)
 }
 
-/// The boots of one side, each row `speed` times as fast as it is.
-fn side(world: World, speed: impl Fn(RowKey) -> f64, random: &mut ChaCha8Rng) -> Vec<Boot> {
+/// The boots of one side, each row `speed` times as fast as it is; the sides boot by turns, and
+/// this one `after` so many boots.
+fn side(
+    world: World,
+    after: usize,
+    speed: impl Fn(RowKey) -> f64,
+    random: &mut ChaCha8Rng,
+) -> Vec<Boot> {
     let rows = rows();
     let last = (rows.len() - 1) as f64;
-    let boot = |number| {
-        let common = factor(world.boot_noise, random);
+    let boot = |number: usize| {
+        let late = world.drift.powf((2 * number + after) as f64);
+        let common = factor(world.boot_noise, random) * late;
         let rows = rows.iter().enumerate().map(|(index, row)| {
             let (calm, wild) = world.noise;
             let noise = calm + (wild - calm) * index as f64 / last;
             let truth = if row.source_order == 9 { 12e9 } else { 0.4e9 } * speed(*row) * common;
+            let truth = truth * factor(world.row_noise, random);
             let bytes_per_s = (0..world.rounds)
                 .map(|_| truth * factor(noise, random))
                 .collect();
@@ -88,11 +101,20 @@ fn side(world: World, speed: impl Fn(RowKey) -> f64, random: &mut ChaCha8Rng) ->
 
 /// Compares sides that are drawn with this seed; B is `speed` times as fast.
 fn draw(world: World, seed: u32, speed: impl Fn(RowKey) -> f64) -> Comparison {
+    draw_with(Settings::default(), world, seed, speed)
+}
+
+fn draw_with(
+    settings: Settings,
+    world: World,
+    seed: u32,
+    speed: impl Fn(RowKey) -> f64,
+) -> Comparison {
     let mut random = ChaCha8Rng::seed_from_u64(seed.into());
-    let a = side(world, |_| 1.0, &mut random);
-    let b = side(world, speed, &mut random);
+    let a = side(world, 0, |_| 1.0, &mut random);
+    let b = side(world, 1, speed, &mut random);
     let of = |name, boots| Input { name, boots };
-    compare(of("a", &a), of("b", &b), Settings::default())
+    compare(of("a", &a), of("b", &b), settings)
 }
 
 /// How many of so many draws raise an alarm.
@@ -113,12 +135,16 @@ const ONE_BOOT: World = World {
     rounds: 5,
     noise: (0.05, 0.15),
     boot_noise: 0.0,
+    row_noise: 0.0,
+    drift: 1.0,
 };
 const BOOTS: World = World {
     boots: 7,
     rounds: 5,
     noise: (0.05, 0.15),
     boot_noise: 0.05,
+    row_noise: 0.0,
+    drift: 1.0,
 };
 
 #[test]
@@ -139,6 +165,59 @@ fn what_all_rows_of_a_boot_have_in_common_is_no_difference() {
     for boots in [5, 7, 10] {
         let world = World { boots, ..BOOTS };
         check_level(&format!("{boots} boots"), world, |_| 1.0);
+    }
+}
+
+/// Boots that differ by far more than their rounds do, each row in its own way, as they do on a
+/// busy host.
+const UNEQUAL: World = World {
+    noise: (0.01, 0.02),
+    boot_noise: 0.25,
+    row_noise: 0.15,
+    ..BOOTS
+};
+
+#[test]
+fn boots_that_differ_are_no_difference_of_kernels() {
+    for boots in [5, 7, 10] {
+        let world = World { boots, ..UNEQUAL };
+        check_level(&format!("{boots} unequal boots"), world, |_| 1.0);
+    }
+}
+
+#[test]
+fn more_confidence_raises_no_alarm_in_a_hundred_draws() {
+    let settings = Settings {
+        confidence: 0.999,
+        ..Settings::default()
+    };
+    let world = World {
+        boots: 10,
+        ..UNEQUAL
+    };
+    for seed in 0..DRAWS {
+        let verdict = draw_with(settings, world, seed, |_| 1.0).verdict;
+        assert_ne!(verdict, Verdict::Regression, "{seed}");
+    }
+}
+
+#[test]
+fn rounds_of_two_boots_cannot_say_it() {
+    // The same noise: what a boot is worth is seen only from several of them.
+    let world = World {
+        boots: 1,
+        ..UNEQUAL
+    };
+    assert!(alarms(DRAWS, world, |_| 1.0) > DRAWS / 2);
+    let warnings = draw(world, 0, |_| 1.0).warnings;
+    assert!(warnings.contains(&Warning::OneBoot), "{warnings:?}");
+}
+
+#[test]
+fn a_host_that_gets_slower_is_no_difference_of_kernels() {
+    for drift in [0.98, 0.95] {
+        let world = World { drift, ..BOOTS };
+        check_level(&format!("a drift of {drift}"), world, |_| 1.0);
     }
 }
 

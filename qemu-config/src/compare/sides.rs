@@ -46,7 +46,9 @@ pub struct Boot {
     pub rows: BTreeMap<RowKey, Rounds>,
     /// Why it is not all there, if it is not.
     pub incomplete: Option<String>,
-    /// Kinds of its other warnings that make figures doubtful, and `errors` if it has errors.
+    /// Its errors: it cannot be trusted.
+    pub errors: Vec<String>,
+    /// Kinds of its other warnings that make figures doubtful.
     pub doubts: Vec<String>,
 }
 
@@ -102,9 +104,7 @@ impl Boot {
                 other => boot.doubts.push(kind(other)),
             }
         }
-        if !result.errors.is_empty() {
-            boot.doubts.push("errors".to_owned());
-        }
+        boot.errors = result.errors.iter().map(ToString::to_string).collect();
         boot.doubts.sort();
         boot.doubts.dedup();
         Ok(boot)

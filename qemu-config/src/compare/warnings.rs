@@ -130,6 +130,15 @@ pub enum Warning {
         /// Boots that were.
         made: usize,
     },
+    /// A boot's result has errors: it cannot be trusted.
+    ResultErrors {
+        /// Of which side.
+        side: Side,
+        /// Which boot of the side, from 0.
+        boot: usize,
+        /// What is wrong.
+        errors: Vec<String>,
+    },
     /// Results have doubts of their own.
     ResultWarnings {
         /// Of which side.
@@ -224,6 +233,19 @@ impl std::fmt::Display for Warning {
                 f,
                 "the comparison is incomplete: it ended after {made} of {planned} boots"
             ),
+            Self::ResultErrors { side, boot, errors } => {
+                let first = errors.first().map_or("", String::as_str);
+                write!(
+                    f,
+                    "the result of boot {} of {side} cannot be trusted: {}",
+                    boot + 1,
+                    printable(first.as_bytes())
+                )?;
+                match errors.len() {
+                    0 | 1 => Ok(()),
+                    many => write!(f, " (and {} more errors)", many - 1),
+                }
+            }
             Self::ResultWarnings { side, kinds } => {
                 let kinds: Vec<String> =
                     kinds.iter().map(|kind| printable(kind.as_bytes())).collect();

@@ -416,6 +416,16 @@ impl Vm {
         })
     }
 
+    /// Says what is wrong with the kernel of these options, as far as that can be told before
+    /// anything is made.
+    pub fn check_kernel(options: &VmOptions) -> Result<(), VmError> {
+        let Some(spec) = &options.profile.kernel else {
+            return Ok(());
+        };
+        let images = Images::new(options.images.clone())?;
+        interruptible(options, || images.check_kernel(spec))
+    }
+
     /// Makes something more for guests of this root and kernel.
     pub fn make<T>(
         &self,
