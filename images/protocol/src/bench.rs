@@ -14,6 +14,9 @@ pub struct BenchPlan {
     pub repeats: u32,
     /// Bytes for each migrate ioctl; a multiple of 2 MiB.
     pub call_bytes: u64,
+    /// After each round, another one in which the driver copies nothing.
+    #[serde(default)]
+    pub floor: bool,
 }
 
 /// Memory to measure.
@@ -43,6 +46,17 @@ pub enum Trigger {
     Prefetch,
     /// The CPU touched it.
     CpuFault,
+}
+
+/// Who moved memory in a round. The same is asked of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// The driver, as it is.
+    #[default]
+    Driver,
+    /// The driver, which does all but copy: data is lost, by intent.
+    Floor,
 }
 
 /// One step of the measurement has ended, or the guest program has something to say.
@@ -90,6 +104,9 @@ pub struct Counter {
 /// One phase of the measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
+    /// Who moved the memory.
+    #[serde(default)]
+    pub subject: Subject,
     /// Cookie of the window in the device's telemetry.
     pub mark: u64,
     /// Folio order that the source memory was asked to have.
@@ -114,7 +131,10 @@ pub struct Phase {
     pub guest_ns: u64,
     /// Calls.
     pub calls: u64,
-    /// Every byte was compared with its pattern after this phase.
+    /// Doorbell writes meanwhile, by the driver's count.
+    #[serde(default)]
+    pub doorbells: u64,
+    /// Every byte was compared with its pattern after this phase, and none differed.
     pub verified: bool,
     /// Bytes that differed.
     pub mismatched_bytes: u64,

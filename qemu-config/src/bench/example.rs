@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hmmgpu_guest_protocol::bench::{BenchPlan, Direction, Source, Trigger};
 use hmmgpu_telemetry::snapshot::{self, Snapshot, Window};
 
-use super::result::{BenchResult, Percentiles, PhaseTimes, Row, SCHEMA, Stat};
+use super::result::{BenchResult, LimitBy, Percentiles, PhaseTimes, Row, SCHEMA, Stat};
 use crate::vm::Environment;
 
 const MIB: u64 = 1 << 20;
@@ -45,7 +45,25 @@ pub(crate) fn row(source_order: u8, device_order: u8, median: f64) -> Row {
         }),
         splits: 3,
         fallbacks: vec![],
+        s_per_gib: Some(1_073_741_824.0 / median),
+        doorbells_per_2mib: Some(0.05),
+        floor_bytes_per_s: None,
+        limit_bytes_per_s: None,
+        limit_by: None,
+        limit_ratio: None,
         verified: true,
+    }
+}
+
+/// The same row with its limit: the engine's 8 GB/s, below a floor of 16 GB/s.
+pub(crate) fn with_limit(row: Row) -> Row {
+    let rates = &row.migration_bytes_per_s.samples;
+    Row {
+        floor_bytes_per_s: Some(Stat::of(vec![16e9; rates.len()])),
+        limit_bytes_per_s: Some(row.engine_bytes_per_s.clone()),
+        limit_by: Some(LimitBy::Engine),
+        limit_ratio: Some(Stat::of(rates.iter().map(|rate| rate / 8e9).collect())),
+        ..row
     }
 }
 
@@ -72,6 +90,7 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
                 .collect(),
             repeats: 5,
             call_bytes: 32 * MIB,
+            floor: false,
         },
         rows,
         errors: vec![],

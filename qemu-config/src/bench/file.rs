@@ -177,6 +177,16 @@ fn check_row(row: &Row) -> Result<(), String> {
     ] {
         check_stat(stat, row.repeats).map_err(|what| format!("{name}: {what}"))?;
     }
+    // These have a sample for each round that could be paired with another one.
+    for (name, stat) in [
+        ("floor_bytes_per_s", &row.floor_bytes_per_s),
+        ("limit_bytes_per_s", &row.limit_bytes_per_s),
+        ("limit_ratio", &row.limit_ratio),
+    ] {
+        if let Some(stat) = stat {
+            check_figures(stat).map_err(|what| format!("{name}: {what}"))?;
+        }
+    }
     bounded("latency_buckets", row.latency_buckets.len(), MAX_BUCKETS)?;
     bounded("fallbacks", row.fallbacks.len(), MAX_LIST)?;
     let figures = [
@@ -186,6 +196,8 @@ fn check_row(row: &Row) -> Result<(), String> {
         row.latency_us.p99,
         row.queue_wait_us.p50,
         row.queue_wait_us.p99,
+        row.s_per_gib.unwrap_or_default(),
+        row.doorbells_per_2mib.unwrap_or_default(),
     ];
     let phases = row.phases.iter().flat_map(|phases| phases.in_order());
     for figure in figures
@@ -198,13 +210,17 @@ fn check_row(row: &Row) -> Result<(), String> {
 }
 
 fn check_stat(stat: &Stat, repeats: u32) -> Result<(), String> {
-    bounded("samples", stat.samples.len(), MAX_SAMPLES)?;
     if usize::try_from(repeats) != Ok(stat.samples.len()) {
         return Err(format!(
             "{} samples of {repeats} rounds",
             stat.samples.len()
         ));
     }
+    check_figures(stat)
+}
+
+fn check_figures(stat: &Stat) -> Result<(), String> {
+    bounded("samples", stat.samples.len(), MAX_SAMPLES)?;
     for figure in [stat.min, stat.median, stat.max] {
         positive(figure)?;
     }

@@ -93,8 +93,48 @@ pub struct Row {
     pub splits: u64,
     /// Large folios that did not move whole, in all counted rounds, as the driver says.
     pub fallbacks: Vec<Fallback>,
+    /// Seconds for 2^30 bytes at the median of [`Row::migration_bytes_per_s`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s_per_gib: Option<f64>,
+    /// Doorbell writes for each 2 MiB that moved, by the driver's count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doorbells_per_2mib: Option<f64>,
+    /// The same calls with a driver that copies nothing, in rounds of their own, whose data is not
+    /// verified: bytes over the time in which a migration was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_bytes_per_s: Option<Stat>,
+    /// What the migration could be at best: the slower, by their medians, of the floor and of the
+    /// engine's rate in the row's own rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes_per_s: Option<Stat>,
+    /// Which of the two that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_by: Option<LimitBy>,
+    /// The row's migration rate over the limit, round by round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_ratio: Option<Stat>,
     /// Every byte was right after every round, and there was a round.
     pub verified: bool,
+}
+
+/// What limits a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitBy {
+    /// What the kernel does besides copying.
+    Kernel,
+    /// The copy.
+    Engine,
+}
+
+impl LimitBy {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Engine => "engine",
+        }
+    }
 }
 
 impl Row {

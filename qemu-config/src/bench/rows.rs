@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Trigger};
+use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Subject, Trigger};
 use hmmgpu_telemetry::snapshot::{self, Snapshot, Window};
 
+use super::limit::{Rates, limit};
 use super::result::{Fallback, PhaseTimes, Row, RowKey, Stat};
 use super::times::Times;
 use super::warning::Warning;
@@ -13,6 +14,9 @@ use super::warning::Warning;
 const PAGE: u64 = 4096;
 /// Nanoseconds of a second.
 const NS: u64 = 1_000_000_000;
+/// Bytes of what figures are given for.
+const GIB: f64 = 1_073_741_824.0;
+const TWO_MIB: f64 = 2_097_152.0;
 /// A share of less than this is worth a word.
 const NEARLY_ALL: f64 = 0.99;
 /// The fastest round over the slowest, beyond which the host is called noisy.
@@ -24,6 +28,7 @@ const ENOUGH_REPEATS: u32 = 3;
 pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Vec<Warning>) {
     let mut warnings = Vec::new();
     let mut phases: BTreeMap<RowKey, Vec<&Phase>> = BTreeMap::new();
+    let mut floors: BTreeMap<RowKey, Vec<&Phase>> = BTreeMap::new();
     for event in events {
         match event {
             BenchEvent::Phase(phase) => {
@@ -32,7 +37,11 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
                     direction: phase.direction,
                     trigger: phase.trigger,
                 };
-                phases.entry(key).or_default().push(phase);
+                let rounds = match phase.subject {
+                    Subject::Driver => &mut phases,
+                    Subject::Floor => &mut floors,
+                };
+                rounds.entry(key).or_default().push(phase);
             }
             BenchEvent::Skipped {
                 source_order,
@@ -57,7 +66,9 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
     let mut rows = Vec::new();
     let mut repeats = u32::MAX;
     for (key, phases) in &phases {
-        let row = row(*key, phases, &windows, &mut warnings);
+        let floor = floors.get(key).map(Vec::as_slice).unwrap_or_default();
+        let floor = floor_rates(*key, floor, &windows, &mut warnings);
+        let row = row(*key, phases, &floor, &windows, &mut warnings);
         let share = least_share
             .entry(key.source_order)
             .or_insert(row.source_share);
@@ -97,24 +108,73 @@ struct Round {
     engine_ns: u64,
 }
 
+/// The window of a phase.
+fn window_of<'a>(
+    row: RowKey,
+    phase: &Phase,
+    windows: &BTreeMap<u64, &'a Window>,
+    warnings: &mut Vec<Warning>,
+) -> Option<&'a Window> {
+    let mark = phase.mark;
+    let window = windows.get(&mark).copied();
+    if window.is_none() {
+        warnings.push(Warning::WindowMissing { row, mark });
+    }
+    window
+}
+
+impl Round {
+    /// Whether it has a rate.
+    fn moved(&self, row: RowKey, phase: &Phase, warnings: &mut Vec<Warning>) -> bool {
+        let moved = self.span_bytes != 0 && self.busy_ns != 0;
+        if !moved {
+            let repeat = phase.repeat;
+            warnings.push(Warning::NothingMoved { row, repeat });
+        }
+        moved
+    }
+
+    fn migration_rate(&self) -> f64 {
+        per_second(self.span_bytes, self.busy_ns)
+    }
+}
+
+/// Rates of the counted rounds without copies, by their number.
+fn floor_rates(
+    key: RowKey,
+    phases: &[&Phase],
+    windows: &BTreeMap<u64, &Window>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<(u32, f64)> {
+    let mut rates = Vec::new();
+    for phase in phases.iter().filter(|phase| !phase.warm_up) {
+        let Some(window) = window_of(key, phase, windows, warnings) else {
+            continue;
+        };
+        // Nothing but the rate of these rounds is of interest.
+        let round = Sums::default().add(key, window);
+        if round.moved(key, phase, warnings) {
+            rates.push((phase.repeat, round.migration_rate()));
+        }
+    }
+    rates
+}
+
 fn row(
     key: RowKey,
     phases: &[&Phase],
+    floor: &[(u32, f64)],
     windows: &BTreeMap<u64, &Window>,
     warnings: &mut Vec<Warning>,
 ) -> Row {
     let counted = || phases.iter().filter(|phase| !phase.warm_up);
     let mut sums = Sums::default();
-    let (mut migration, mut engine, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rates, mut shares) = (Vec::new(), Vec::new());
     let (mut migration_s, mut guest_s) = (Vec::new(), Vec::new());
     let (mut asked, mut guest, mut spans, mut copied) = (0u64, 0u64, 0u64, 0u64);
-    let (mut repeats, mut splits) = (0u32, 0u64);
+    let (mut repeats, mut splits, mut doorbells) = (0u32, 0u64, 0u64);
     for phase in counted() {
-        let Some(window) = windows.get(&phase.mark) else {
-            warnings.push(Warning::WindowMissing {
-                row: key,
-                mark: phase.mark,
-            });
+        let Some(window) = window_of(key, phase, windows, warnings) else {
             continue;
         };
         let round = sums.add(key, window);
@@ -122,11 +182,7 @@ fn row(
         guest = guest.saturating_add(phase.moved_bytes);
         spans = spans.saturating_add(round.span_bytes);
         copied = copied.saturating_add(round.engine_bytes);
-        if round.span_bytes == 0 || round.busy_ns == 0 {
-            warnings.push(Warning::NothingMoved {
-                row: key,
-                repeat: phase.repeat,
-            });
+        if !round.moved(key, phase, warnings) {
             continue;
         }
         repeats += 1;
@@ -134,8 +190,12 @@ fn row(
         splits = splits
             .saturating_add(phase.source_splits)
             .saturating_add(device_splits);
-        migration.push(per_second(round.span_bytes, round.busy_ns));
-        engine.push(per_second(round.engine_bytes, round.engine_ns));
+        doorbells = doorbells.saturating_add(phase.doorbells);
+        rates.push(Rates {
+            repeat: phase.repeat,
+            migration: round.migration_rate(),
+            engine: per_second(round.engine_bytes, round.engine_ns),
+        });
         shares.push(ratio(round.engine_ns, round.busy_ns));
         migration_s.push(ratio(round.busy_ns, NS));
         guest_s.push(ratio(phase.guest_ns, NS));
@@ -144,6 +204,8 @@ fn row(
     let right = phases
         .iter()
         .all(|phase| phase.verified && phase.mismatched_bytes == 0);
+    let limit = limit(&rates, floor);
+    let migration = Stat::of(rates.iter().map(|round| round.migration).collect());
     let shares_of_source = phases.iter().map(|phase| phase.source_share);
     let row = Row {
         source_order: key.source_order,
@@ -154,8 +216,14 @@ fn row(
         round_bytes: counted().map(|phase| phase.bytes).max().unwrap_or(0),
         bytes: spans,
         repeats,
-        migration_bytes_per_s: Stat::of(migration),
-        engine_bytes_per_s: Stat::of(engine),
+        s_per_gib: (migration.median > 0.0).then(|| GIB / migration.median),
+        doorbells_per_2mib: (spans > 0).then(|| ratio(doorbells, spans) * TWO_MIB),
+        floor_bytes_per_s: limit.as_ref().map(|limit| limit.floor.clone()),
+        limit_bytes_per_s: limit.as_ref().map(|limit| limit.limit.clone()),
+        limit_by: limit.as_ref().map(|limit| limit.by),
+        limit_ratio: limit.map(|limit| limit.ratio),
+        migration_bytes_per_s: migration,
+        engine_bytes_per_s: Stat::of(rates.iter().map(|round| round.engine).collect()),
         migration_s: Stat::of(migration_s),
         guest_s: Stat::of(guest_s),
         copy_share: Stat::of(shares).median,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use hmmgpu_guest_protocol::bench::{Direction, Trigger};
 
-use super::result::{BenchResult, Row, Stat};
+use super::result::{BenchResult, LimitBy, Row, Stat};
 use crate::vm::Environment;
 
 /// One line on what a result was measured on.
@@ -68,49 +68,83 @@ pub(crate) fn orders(orders: &BTreeMap<u8, u64>) -> String {
     }
 }
 
-/// Headings of the columns.
-pub(crate) const COLUMNS: [&str; 13] = [
-    "order",
-    "way",
-    "by",
-    "device saw",
-    "MiB",
-    "migration",
-    "min-max",
-    "engine",
-    "copy",
-    "p50",
-    "p99",
-    "splits",
-    "data",
-];
-
-/// Whether a column is text, which goes to the left; figures go to the right.
-pub(crate) fn is_text(column: usize) -> bool {
-    [1, 2, 3, 12].contains(&column)
+/// A column of the table.
+#[derive(Debug)]
+pub(crate) struct Column {
+    pub(crate) heading: &'static str,
+    /// Text goes to the left, figures go to the right.
+    pub(crate) is_text: bool,
+    pub(crate) cell: fn(&Row) -> String,
 }
 
-/// A row as text, in the order of [`COLUMNS`].
-pub(crate) fn cells(row: &Row) -> Vec<String> {
-    vec![
-        row.source_order.to_string(),
-        row.key().way().into(),
-        row.key().by().into(),
-        orders(&row.device_orders),
-        ((row.bytes + (1 << 19)) >> 20).to_string(),
-        rate(row.migration_bytes_per_s.median),
-        range(&row.migration_bytes_per_s),
-        rate(row.engine_bytes_per_s.median),
-        format!("{:.0} %", row.copy_share * 100.0),
-        time(row.latency_us.p50),
-        time(row.latency_us.p99),
-        row.splits.to_string(),
-        if row.verified {
-            "verified".into()
-        } else {
-            "NOT VERIFIED".into()
-        },
-    ]
+const fn text(heading: &'static str, cell: fn(&Row) -> String) -> Column {
+    Column {
+        heading,
+        is_text: true,
+        cell,
+    }
+}
+
+const fn figure(heading: &'static str, cell: fn(&Row) -> String) -> Column {
+    Column {
+        heading,
+        is_text: false,
+        cell,
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    figure("order", |row| row.source_order.to_string()),
+    text("way", |row| row.key().way().into()),
+    text("by", |row| row.key().by().into()),
+    text("device saw", |row| orders(&row.device_orders)),
+    figure("MiB", |row| ((row.bytes + (1 << 19)) >> 20).to_string()),
+    figure("migration", |row| rate(row.migration_bytes_per_s.median)),
+    figure("min-max", |row| range(&row.migration_bytes_per_s)),
+    figure("engine", |row| rate(row.engine_bytes_per_s.median)),
+    figure("copy", |row| format!("{:.0} %", row.copy_share * 100.0)),
+    figure("p50", |row| time(row.latency_us.p50)),
+    figure("p99", |row| time(row.latency_us.p99)),
+    figure("splits", |row| row.splits.to_string()),
+];
+/// Where a floor was measured.
+const LIMIT: &[Column] = &[
+    figure("floor", |row| median(row.floor_bytes_per_s.as_ref())),
+    figure("limit", |row| median(row.limit_bytes_per_s.as_ref())),
+    text("limited by", |row| {
+        row.limit_by.map_or("-", LimitBy::name).to_owned()
+    }),
+    figure("of limit", |row| {
+        row.limit_ratio.as_ref().map_or_else(|| "-".into(), share)
+    }),
+];
+const LAST: &[Column] = &[text("data", |row| {
+    if row.verified {
+        "verified".into()
+    } else {
+        "NOT VERIFIED".into()
+    }
+})];
+
+/// The columns that these rows need.
+pub(crate) fn columns(rows: &[Row]) -> Vec<&'static Column> {
+    let limit = if rows.iter().any(|row| row.limit_ratio.is_some()) {
+        LIMIT
+    } else {
+        &[]
+    };
+    COLUMNS.iter().chain(limit).chain(LAST).collect()
+}
+
+/// A rate that not every row has.
+fn median(stat: Option<&Stat>) -> String {
+    stat.map_or_else(|| "-".into(), |stat| rate(stat.median))
+}
+
+/// A share in percent: median, smallest and largest.
+fn share(stat: &Stat) -> String {
+    let [median, min, max] = [stat.median, stat.min, stat.max].map(|share| share * 100.0);
+    format!("{median:.0} % ({min:.0}-{max:.0})")
 }
 
 /// The whole of it: environment, table, summary, doubts.
@@ -137,8 +171,13 @@ pub fn render(result: &BenchResult) -> String {
 }
 
 fn table(rows: &[Row], text: &mut String) {
-    let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
-    lines.extend(rows.iter().map(cells));
+    let columns = columns(rows);
+    let headings = columns.iter().map(|column| column.heading.to_owned());
+    let mut lines: Vec<Vec<String>> = vec![headings.collect()];
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|column| (column.cell)(row)).collect()),
+    );
     let widths: Vec<usize> = (0..lines[0].len())
         .map(|column| {
             lines
@@ -162,7 +201,7 @@ fn table(rows: &[Row], text: &mut String) {
         for (column, cell) in line.iter().enumerate() {
             let width = widths[column];
             let gap = if column == 0 { "" } else { "  " };
-            let _ = if is_text(column) {
+            let _ = if columns[column].is_text {
                 write!(shown, "{gap}{cell:<width$}")
             } else {
                 write!(shown, "{gap}{cell:>width$}")
@@ -185,6 +224,9 @@ pub fn order_ratio(rows: &[Row], direction: Direction, trigger: Trigger) -> Opti
     };
     Some(of(9)? / of(0)?)
 }
+
+/// What the columns of the limit are.
+pub(crate) const LIMIT_NOTE: &str = "\"floor\" is the same with a copy that moves nothing, in rounds of its own, whose data is lost and not verified; \"limit\" is the slower of floor (kernel) and engine, \"of limit\" the median of the rounds (and smallest-largest).\n";
 
 fn summary(rows: &[Row], text: &mut String) {
     text.push('\n');
@@ -223,12 +265,19 @@ fn summary(rows: &[Row], text: &mut String) {
     text.push_str(
         "\"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.\n",
     );
+    if rows.iter().any(|row| row.limit_ratio.is_some()) {
+        text.push_str(LIMIT_NOTE);
+    }
+    let doorbells = rows.iter().filter_map(|row| row.doorbells_per_2mib);
+    if let Some(most) = doorbells.max_by(f64::total_cmp) {
+        let _ = writeln!(text, "Doorbell writes for each 2 MiB: {most:.3} at most");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::example::{result, row};
+    use crate::bench::example::{result, row, with_limit};
     use crate::bench::warning::Warning;
 
     #[test]
@@ -243,8 +292,26 @@ order  way        by       device saw   MiB  migration     min-max     engine  c
 
 Order 9 over order 0, migration throughput: 30.0 x to device
 \"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.
+Doorbell writes for each 2 MiB: 0.050 at most
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_limit_has_columns_where_it_was_measured() {
+        let text = render(&result(vec![row(0, 0, 3e8), with_limit(row(9, 9, 4e9))]));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = text.lines().skip(2).take(3).map(words).collect();
+        assert!(
+            lines[0].ends_with("splits floor limit limited by of limit data"),
+            "{text}"
+        );
+        assert!(lines[1].ends_with("3 - - - - verified"), "{text}");
+        assert!(
+            lines[2].ends_with("3 16.00 GB/s 8.00 GB/s engine 50 % (25-100) verified"),
+            "{text}"
+        );
+        assert!(text.contains("not verified"), "{text}");
     }
 
     #[test]

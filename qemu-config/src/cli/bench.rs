@@ -21,6 +21,8 @@ Examples:
   hmmgpu bench --json result.json --report result.html
   hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
+  hmmgpu bench --orders 0,9 --floor
+  hmmgpu bench --orders 9 --floor --json - | jq '.rows[] | [.direction, .trigger, .limit_ratio.median]'
   hmmgpu bench --metrics 9400 --trace trace.json
   hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --json both.json
 
@@ -47,6 +49,11 @@ pub struct BenchArgs {
     /// Memory for each migration request; a multiple of 2M.
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = two_mib)]
     pub call_size: Size,
+    /// Also measure what the kernel needs besides the copy: after each round, another one with a
+    /// driver that copies nothing. Its data is lost by intent and not verified. Each row then has
+    /// its limit, the slower of that floor and the engine, and how near to it the migration comes.
+    #[arg(long)]
+    pub floor: bool,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -114,6 +114,10 @@ pub(super) fn plan_for(
         profile.vram,
         profile.memory,
     )
+    .map(|plan| BenchPlan {
+        floor: args.floor,
+        ..plan
+    })
     .map_err(Error::Usage)
 }
 

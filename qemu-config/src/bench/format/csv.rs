@@ -3,7 +3,7 @@
 use hmmgpu_guest_protocol::bench::{Direction, Trigger};
 use serde::Serialize;
 
-use crate::bench::result::{BenchResult, Row};
+use crate::bench::result::{BenchResult, LimitBy, Row};
 use crate::bench::table::orders;
 
 /// A line. The names of the fields are the header.
@@ -40,6 +40,16 @@ struct Line {
     splits: u64,
     /// `order:reason:folios`, separated by spaces.
     fallbacks: String,
+    s_per_gib: Option<f64>,
+    doorbells_per_2mib: Option<f64>,
+    floor_bytes_per_s_median: Option<f64>,
+    floor_bytes_per_s_min: Option<f64>,
+    floor_bytes_per_s_max: Option<f64>,
+    limit_bytes_per_s_median: Option<f64>,
+    limit_by: Option<&'static str>,
+    limit_ratio_median: Option<f64>,
+    limit_ratio_min: Option<f64>,
+    limit_ratio_max: Option<f64>,
 }
 
 impl Line {
@@ -51,6 +61,7 @@ impl Line {
             .map(|fallback| format!("{}:{}:{}", fallback.order, fallback.reason, fallback.folios))
             .collect();
         let phases = row.phases.as_ref();
+        let (floor, limit_ratio) = (row.floor_bytes_per_s.as_ref(), row.limit_ratio.as_ref());
         Self {
             source_order: row.source_order,
             direction: row.direction,
@@ -81,6 +92,16 @@ impl Line {
             finish_s: phases.map(|phases| phases.finish_s),
             splits: row.splits,
             fallbacks: fallbacks.join(" "),
+            s_per_gib: row.s_per_gib,
+            doorbells_per_2mib: row.doorbells_per_2mib,
+            floor_bytes_per_s_median: floor.map(|stat| stat.median),
+            floor_bytes_per_s_min: floor.map(|stat| stat.min),
+            floor_bytes_per_s_max: floor.map(|stat| stat.max),
+            limit_bytes_per_s_median: row.limit_bytes_per_s.as_ref().map(|stat| stat.median),
+            limit_by: row.limit_by.map(LimitBy::name),
+            limit_ratio_median: limit_ratio.map(|stat| stat.median),
+            limit_ratio_min: limit_ratio.map(|stat| stat.min),
+            limit_ratio_max: limit_ratio.map(|stat| stat.max),
         }
     }
 }
@@ -101,7 +122,7 @@ pub(super) fn render(result: &BenchResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::example::{result, row};
+    use crate::bench::example::{result, row, with_limit};
     use crate::bench::result::Fallback;
 
     #[test]
@@ -118,20 +139,25 @@ source_order,direction,trigger,verified,rounds,round_bytes,bytes,device_orders,s
 migration_bytes_per_s_median,migration_bytes_per_s_min,migration_bytes_per_s_max,\
 engine_bytes_per_s_median,engine_bytes_per_s_min,engine_bytes_per_s_max,migration_s_median,\
 guest_s_median,copy_share,latency_us_p50,latency_us_p99,queue_wait_us_p50,queue_wait_us_p99,\
-collect_s,alloc_s,copy_s,commit_s,finish_s,splits,fallbacks
+collect_s,alloc_s,copy_s,commit_s,finish_s,splits,fallbacks,s_per_gib,doorbells_per_2mib,\
+floor_bytes_per_s_median,floor_bytes_per_s_min,floor_bytes_per_s_max,limit_bytes_per_s_median,\
+limit_by,limit_ratio_median,limit_ratio_min,limit_ratio_max
 9,sys_to_dev,prefetch,true,5,268435456,1342177280,9:128,1.0,\
 4000000000.0,2000000000.0,8000000000.0,\
 8000000000.0,8000000000.0,8000000000.0,0.067108864,\
 0.08388608,0.756,12.4,123456.0,0.8,3.2,\
-,,,,,3,\"9:no \"\"vram\"\", at all:2\"
+,,,,,3,\"9:no \"\"vram\"\", at all:2\",\
+0.268435456,0.05,,,,,,,,
 ";
         assert_eq!(render(&result(vec![first])), expected);
     }
 
     #[test]
-    fn phases_have_columns() {
-        let text = render(&result(vec![row(9, 9, 4e9)]));
-        assert!(text.ends_with("0.01,0.002,0.07,0.015,0.003,3,\n"), "{text}");
+    fn phases_and_limits_have_columns() {
+        let text = render(&result(vec![with_limit(row(9, 9, 4e9))]));
+        let expected = "0.01,0.002,0.07,0.015,0.003,3,,0.268435456,0.05,\
+16000000000.0,16000000000.0,16000000000.0,8000000000.0,engine,0.5,0.25,1.0\n";
+        assert!(text.ends_with(expected), "{text}");
         assert_eq!(render(&result(vec![])), "");
     }
 }

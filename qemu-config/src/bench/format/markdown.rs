@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::bench::result::BenchResult;
-use crate::bench::table::{COLUMNS, cells, environment_line, is_text};
+use crate::bench::table::{LIMIT_NOTE, columns, environment_line};
 
 /// Environment, table, errors and doubts.
 pub(super) fn render(result: &BenchResult) -> String {
@@ -12,17 +12,21 @@ pub(super) fn render(result: &BenchResult) -> String {
     if result.rows.is_empty() {
         text.push_str("Nothing was measured.\n");
     } else {
-        line(
-            COLUMNS.iter().map(|heading| (*heading).to_owned()),
-            &mut text,
-        );
-        let rule = |column| if is_text(column) { "---" } else { "---:" };
-        line(
-            (0..COLUMNS.len()).map(|column| rule(column).to_owned()),
-            &mut text,
-        );
+        let columns = columns(&result.rows);
+        let headings = columns.iter().map(|column| column.heading.to_owned());
+        line(headings, &mut text);
+        let rules = columns.iter().map(|column| match column.is_text {
+            true => "---".to_owned(),
+            false => "---:".to_owned(),
+        });
+        line(rules, &mut text);
         for row in &result.rows {
-            line(cells(row).iter().map(|cell| escape(cell)), &mut text);
+            let cells = columns.iter().map(|column| escape(&(column.cell)(row)));
+            line(cells, &mut text);
+        }
+        if result.rows.iter().any(|row| row.limit_ratio.is_some()) {
+            text.push('\n');
+            text.push_str(LIMIT_NOTE);
         }
     }
     let errors = result
@@ -72,7 +76,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::example::{result, row};
+    use crate::bench::example::{result, row, with_limit};
     use crate::bench::warning::Warning;
 
     #[test]
@@ -90,6 +94,16 @@ Linux 7.3.4 on QEMU 11.1.3, tcg, 2 CPUs, hmmgpu v0.1.0; kernel command line: con
 - **warning**: 2 rounds are few for a median; --repeat 5 is usual
 ";
         assert_eq!(render(&made), expected);
+    }
+
+    #[test]
+    fn the_limit_is_there_where_it_was_measured() {
+        let text = render(&result(vec![with_limit(row(9, 9, 4e9))]));
+        assert!(
+            text.contains("| 16.00 GB/s | 8.00 GB/s | engine | 50 % (25-100) | verified |\n"),
+            "{text}"
+        );
+        assert!(text.ends_with(&format!("\n\n{LIMIT_NOTE}")), "{text}");
     }
 
     #[test]

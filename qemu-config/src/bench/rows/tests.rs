@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::bench::example::snapshot;
-use crate::bench::result::Percentiles;
+use crate::bench::result::{LimitBy, Percentiles};
 use hmmgpu_telemetry::snapshot::{LATENCY_BUCKET_RATIO, Latency, Spans, Transfers};
 
 const MIB: u64 = 1 << 20;
@@ -10,6 +10,7 @@ const MS: u64 = 1_000_000;
 
 fn phase(mark: u64, repeat: u32) -> Phase {
     Phase {
+        subject: Subject::Driver,
         mark,
         source_order: 9,
         repeat,
@@ -22,6 +23,7 @@ fn phase(mark: u64, repeat: u32) -> Phase {
         source_splits: 0,
         guest_ns: 1,
         calls: 1,
+        doorbells: 0,
         verified: true,
         mismatched_bytes: 0,
     }
@@ -363,4 +365,80 @@ fn rows_come_in_order() {
             (9, Direction::DevToSys, Trigger::CpuFault),
         ]
     );
+}
+
+/// The rounds of [`three`], and one without copies after each, that take this long.
+fn three_and_floors(busy: [u64; 3]) -> (Vec<Phase>, Vec<Window>) {
+    let (mut phases, mut windows) = three();
+    for ((mark, repeat), busy_ns) in (11..).zip(0..).zip(busy) {
+        phases.push(Phase {
+            subject: Subject::Floor,
+            verified: false,
+            doorbells: 1000,
+            ..phase(mark, repeat)
+        });
+        let mut window = window(mark, busy_ns, 0);
+        window.transfers.clear();
+        windows.push(window);
+    }
+    (phases, windows)
+}
+
+#[test]
+fn rounds_without_copies_make_the_limit_and_nothing_else() {
+    let (phases, windows) = three();
+    let (plain, _) = compute(phases, windows);
+    assert_eq!(plain[0].limit_ratio, None);
+
+    // Rounds of 4 ms, 2 ms and 3 ms, of which the engine needs 2 ms, 1 ms and 1 ms.
+    let (phases, windows) = three_and_floors([MS, MS, MS / 2]);
+    let (rows, warnings) = compute(phases, windows);
+    assert_eq!(warnings, []);
+    let row = &rows[0];
+    let samples = |stat: &Option<Stat>| stat.as_ref().map(|stat| stat.samples.clone());
+    let rate = |ms: f64| 4.0 * 1_048_576.0 / (ms / 1000.0);
+    assert_eq!(
+        samples(&row.floor_bytes_per_s),
+        Some(vec![rate(1.0), rate(1.0), rate(0.5)])
+    );
+    let share = |ratio: Option<Vec<f64>>| {
+        ratio.map(|ratio| ratio.iter().map(|r| (r * 1000.0).round()).collect())
+    };
+    // The floor's median equals the engine's here: then the kernel is the limit.
+    assert_eq!(row.limit_by, Some(LimitBy::Kernel));
+    let expected: Vec<f64> = vec![250.0, 500.0, 167.0];
+    assert_eq!(share(samples(&row.limit_ratio)), Some(expected));
+    let without = Row {
+        floor_bytes_per_s: None,
+        limit_bytes_per_s: None,
+        limit_by: None,
+        limit_ratio: None,
+        ..row.clone()
+    };
+    assert_eq!(without, plain[0]);
+}
+
+#[test]
+fn a_floor_that_is_not_known_is_told_of() {
+    let (phases, mut windows) = three_and_floors([MS; 3]);
+    windows.retain(|window| window.mark != 12);
+    let (rows, warnings) = compute(phases, windows);
+    let row = rows[0].key();
+    assert_eq!(warnings, [Warning::WindowMissing { row, mark: 12 }]);
+    let ratio = rows[0].limit_ratio.as_ref();
+    assert_eq!(ratio.map(|ratio| ratio.samples.len()), Some(2));
+}
+
+#[test]
+fn doorbells_and_time_are_for_so_many_bytes() {
+    let (mut phases, windows) = three();
+    for (phase, doorbells) in phases.iter_mut().zip([100, 1, 2, 0]) {
+        phase.doorbells = doorbells;
+    }
+    let (rows, _) = compute(phases, windows);
+    // Three rounds of 4 MiB; the warm-up does not count.
+    assert_eq!(rows[0].doorbells_per_2mib, Some(0.5));
+    // 4 MiB in 3 ms at the median.
+    let ms = rows[0].s_per_gib.map(|s| (s * 1000.0).round());
+    assert_eq!(ms, Some(768.0));
 }

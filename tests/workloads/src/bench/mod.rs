@@ -9,11 +9,17 @@
 //! 2. The same memory is filled anew, goes to the device once more (not measured: it may be
 //!    single pages by now), and comes home by CPU touch: one phase. Every byte is compared.
 //!
+//! Where the plan wants the floor, the same is done once more after each round, with a driver that
+//! copies nothing. What is in the memory then is of no use, and not compared.
+//!
 //! At the end the driver's counters are told, for the host to compare with its own.
 //!
 //! Each phase lies in a telemetry window of its own, named by its cookie; filling and comparing
 //! lie outside. The first round of a source is a warm-up: of full size where no source before
 //! was as large (the host populates the memory then), of one call else.
+
+mod content;
+mod floor;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -24,11 +30,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan, Direction, Phase, Trigger};
+use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan, Direction, Phase, Subject, Trigger};
 
+use self::content::{Filled, fill, in_parts, mismatches};
+use self::floor::Floor;
 use crate::counters;
 use crate::device::Device;
-use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
+use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES};
 use crate::{pagemap, pattern, thp};
 
 /// Measure migration as a plan says and print events, one JSON object a line.
@@ -54,6 +62,10 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         "{largest} bytes do not fit into the {} bytes of VRAM that are free: choose a smaller size or more VRAM",
         vram.vram_free_bytes
     );
+    let subjects: Vec<Subject> = [(true, Subject::Driver), (plan.floor, Subject::Floor)]
+        .into_iter()
+        .filter_map(|(wanted, subject)| wanted.then_some(subject))
+        .collect();
     let mut bench = Bench {
         device,
         controls: thp::Controls::take()?,
@@ -62,7 +74,9 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         done: 0,
         total: u32::try_from(plan.sources.len()).unwrap_or(u32::MAX)
             * plan.repeats.saturating_add(1)
+            * u32::try_from(subjects.len()).unwrap_or(1)
             * PHASES,
+        subjects,
         clean: true,
     };
     let mut largest = 0;
@@ -114,6 +128,8 @@ fn pages_of(bytes: u64) -> Result<usize> {
 
 struct Bench {
     device: Device,
+    /// Who is measured, by turns.
+    subjects: Vec<Subject>,
     controls: thp::Controls,
     /// Pages of a migration request.
     call: usize,
@@ -121,12 +137,6 @@ struct Bench {
     done: u32,
     total: u32,
     clean: bool,
-}
-
-/// Memory of a round, and the seed of what it is filled with.
-struct Filled {
-    memory: Memory,
-    seed: u64,
 }
 
 /// What one window measured.
@@ -137,50 +147,104 @@ struct Measured {
     guest_ns: u64,
     calls: u64,
     splits: u64,
+    doorbells: u64,
+}
+
+/// A round of a subject.
+#[derive(Clone, Copy)]
+struct Round {
+    subject: Subject,
+    order: u8,
+    repeat: u32,
+    warm_up: bool,
+    pages: usize,
 }
 
 /// Which phase of which round a measurement belongs to.
 struct Label {
-    order: u8,
-    repeat: u32,
-    warm_up: bool,
+    round: Round,
     direction: Direction,
     trigger: Trigger,
     share: f64,
 }
 
+/// What is known of the data after a trip.
+#[derive(Clone, Copy)]
+struct Data {
+    verified: bool,
+    mismatched_bytes: u64,
+}
+
+impl Data {
+    /// Without copies there is nothing to compare.
+    fn compare(subject: Subject, filled: &Filled) -> Data {
+        if subject == Subject::Floor {
+            return Data {
+                verified: false,
+                mismatched_bytes: 0,
+            };
+        }
+        let mismatched_bytes = mismatches(filled);
+        Data {
+            verified: mismatched_bytes == 0,
+            mismatched_bytes,
+        }
+    }
+}
+
 impl Bench {
     fn source(&mut self, order: u8, pages: usize, warm_up: usize, repeats: u32) -> Result<()> {
         if !thp::available(order) {
-            self.done += (repeats + 1) * PHASES;
+            self.done += (repeats + 1) * PHASES * u32::try_from(self.subjects.len())?;
             return emit(&BenchEvent::Skipped {
                 source_order: order,
                 reason: format!("this kernel has no anonymous folios of order {order}"),
             });
         }
         self.controls.only(order)?;
-        self.round(order, 0, true, warm_up, None)?;
+        let round = |subject| Round {
+            subject,
+            order,
+            repeat: 0,
+            warm_up: true,
+            pages: warm_up,
+        };
         let mut memory = None;
+        for subject in self.subjects.clone() {
+            memory = Some(self.round(round(subject), memory)?);
+        }
+        // The warm-up's may be smaller.
+        memory = None;
         for repeat in 0..repeats {
-            memory = Some(self.round(order, repeat, false, pages, memory)?);
+            for subject in self.subjects.clone() {
+                let round = Round {
+                    repeat,
+                    warm_up: false,
+                    pages,
+                    ..round(subject)
+                };
+                memory = Some(self.round(round, memory)?);
+            }
         }
         Ok(())
     }
 
-    fn round(
-        &mut self,
-        order: u8,
-        repeat: u32,
-        warm_up: bool,
-        pages: usize,
-        memory: Option<Memory>,
-    ) -> Result<Memory> {
-        self.progress(order, repeat, warm_up)?;
-        let (memory, share) = Self::prepare(order, pages, memory)?;
+    fn round(&mut self, round: Round, memory: Option<Memory>) -> Result<Memory> {
+        self.progress(round)?;
+        let (memory, share) = Self::prepare(round.order, round.pages, memory)?;
+        let floor = match round.subject {
+            Subject::Driver => None,
+            Subject::Floor => Some(Floor::set()?),
+        };
+        let memory = self.trips(round, share, memory)?;
+        floor.map_or(Ok(()), Floor::clear)?;
+        Ok(memory)
+    }
+
+    fn trips(&mut self, round: Round, share: f64, memory: Memory) -> Result<Memory> {
+        let Round { order, pages, .. } = round;
         let label = |direction, trigger| Label {
-            order,
-            repeat,
-            warm_up,
+            round,
             direction,
             trigger,
             share,
@@ -196,10 +260,10 @@ impl Bench {
             let outcome = device.to_system(&filled.memory, range);
             Ok(outcome.complete("MIGRATE_TO_SYSTEM")?.moved)
         })?;
-        let wrong = mismatches(&filled);
+        let data = Data::compare(round.subject, &filled);
         let request = |direction| label(direction, Trigger::Prefetch);
-        self.phase(request(Direction::SysToDev), &there, pages, wrong)?;
-        self.phase(request(Direction::DevToSys), &back, pages, wrong)?;
+        self.phase(&request(Direction::SysToDev), &there, data)?;
+        self.phase(&request(Direction::DevToSys), &back, data)?;
 
         let filled = self.fill(filled.memory);
         let mut there_again = 0;
@@ -219,9 +283,9 @@ impl Bench {
         } else {
             pages
         }) as u64;
-        let wrong = mismatches(&filled);
+        let data = Data::compare(round.subject, &filled);
         let by_touch = label(Direction::DevToSys, Trigger::CpuFault);
-        self.phase(by_touch, &touched, pages, wrong)?;
+        self.phase(&by_touch, &touched, data)?;
         Ok(filled.memory)
     }
 
@@ -282,6 +346,7 @@ impl Bench {
             ..Measured::default()
         };
         self.device.mark(mark)?;
+        let doorbells = self.device.stats()?.doorbells;
         for range in calls {
             let begin = Instant::now();
             let moved = call(&self.device, range)?;
@@ -290,107 +355,52 @@ impl Bench {
             measured.moved += moved;
             measured.calls += 1;
         }
+        measured.doorbells = self.device.stats()?.doorbells - doorbells;
         self.device.mark(0)?;
         measured.splits = thp::splits(order).saturating_sub(splits);
         Ok(measured)
     }
 
-    fn phase(
-        &mut self,
-        label: Label,
-        measured: &Measured,
-        pages: usize,
-        mismatched_bytes: u64,
-    ) -> Result<()> {
+    fn phase(&mut self, label: &Label, measured: &Measured, data: Data) -> Result<()> {
+        let round = label.round;
         self.done += 1;
-        self.clean &= mismatched_bytes == 0;
+        self.clean &= data.mismatched_bytes == 0;
         emit(&BenchEvent::Phase(Phase {
+            subject: round.subject,
             mark: measured.mark,
-            source_order: label.order,
-            repeat: label.repeat,
-            warm_up: label.warm_up,
+            source_order: round.order,
+            repeat: round.repeat,
+            warm_up: round.warm_up,
             direction: label.direction,
             trigger: label.trigger,
-            bytes: (pages * PAGE) as u64,
+            bytes: (round.pages * PAGE) as u64,
             moved_bytes: measured.moved,
             source_share: label.share,
             source_splits: measured.splits,
             guest_ns: measured.guest_ns,
             calls: measured.calls,
-            verified: mismatched_bytes == 0,
-            mismatched_bytes,
+            doorbells: measured.doorbells,
+            verified: data.verified,
+            mismatched_bytes: data.mismatched_bytes,
         }))
     }
 
-    fn progress(&self, order: u8, repeat: u32, warm_up: bool) -> Result<()> {
-        let what = if warm_up {
-            format!("order {order}, warming up")
+    fn progress(&self, round: Round) -> Result<()> {
+        let what = if round.warm_up {
+            "warming up".to_owned()
         } else {
-            format!("order {order}, round {}", repeat + 1)
+            format!("round {}", round.repeat + 1)
+        };
+        let subject = match round.subject {
+            Subject::Driver => "",
+            Subject::Floor => ", copying nothing",
         };
         emit(&BenchEvent::Progress {
             done: self.done,
             total: self.total,
-            what,
+            what: format!("order {}, {what}{subject}", round.order),
         })
     }
-}
-
-/// Writes the pattern to all of `memory`.
-fn fill(memory: &mut Memory, seed: u64) {
-    let pages = memory.pages();
-    let part = part_of(pages);
-    let words = memory.words_of_mut(0..pages);
-    std::thread::scope(|scope| {
-        for (index, words) in words.chunks_mut(part * WORDS).enumerate() {
-            scope.spawn(move || {
-                for (page, words) in (index * part..).zip(words.chunks_exact_mut(WORDS)) {
-                    pattern::fill(words, pattern::page_base(seed, page));
-                }
-            });
-        }
-    });
-}
-
-/// Bytes that are not what was written.
-fn mismatches(filled: &Filled) -> u64 {
-    let differing = |page| {
-        let base = pattern::page_base(filled.seed, page);
-        pattern::differing_bytes(filled.memory.words(page), base)
-    };
-    in_parts(filled.memory.pages(), |part| {
-        part.map(differing).sum::<u64>()
-    })
-    .into_iter()
-    .sum()
-}
-
-/// Does `work` on parts of so many pages, one for each processor, at the same time. Only for what is
-/// not measured: migrations are asked for, and pages touched, by one thread.
-fn in_parts<T: Send>(pages: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
-    let part = part_of(pages);
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = (0..pages)
-            .step_by(part)
-            .map(|start| {
-                let work = &work;
-                scope.spawn(move || work(start..pages.min(start + part)))
-            })
-            .collect();
-        parts
-            .into_iter()
-            .map(|part| match part.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
-    })
-}
-
-/// Pages of a processor's part: whole units, so that no two threads share a folio.
-fn part_of(pages: usize) -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    pages.div_ceil(processors).next_multiple_of(UNIT_PAGES)
 }
 
 fn emit(event: &BenchEvent) -> Result<()> {
@@ -418,6 +428,7 @@ mod tests {
             sources: [0, 2, 9].map(source).into(),
             repeats: 2,
             call_bytes: 4 << 20,
+            floor: false,
         }
     }
 
@@ -436,16 +447,5 @@ mod tests {
         refused(|plan| plan.call_bytes = 4096);
         refused(|plan| plan.call_bytes = 0);
         refused(|plan| plan.repeats = 0);
-    }
-
-    #[test]
-    fn a_wrong_byte_is_seen() -> Result<()> {
-        let mut memory = Memory::anonymous(2 * UNIT)?;
-        fill(&mut memory, 9);
-        let mut filled = Filled { memory, seed: 9 };
-        assert_eq!(mismatches(&filled), 0);
-        filled.memory.bytes_mut(700)[4095] ^= 1;
-        assert_eq!(mismatches(&filled), 1);
-        Ok(())
     }
 }
