@@ -2,8 +2,9 @@
 //!
 //! From 4 KiB up, and where the CPU has AVX2, stores are streamed past the caches: what moves
 //! between system memory and VRAM is rarely read by the same core again, and not reading the
-//! destination first saves a third of the memory traffic. Streaming stores are weakly ordered, so
-//! a copy ends with a store fence: everything is visible before any store that follows.
+//! destination first saves a third of the memory traffic. Streaming stores are weakly ordered: what
+//! tells somebody of a copy comes after [`settle`]. A fence for each copy would wait until the last
+//! of its bytes are on their way, which at 4 KiB is a good part of its time.
 #![allow(unsafe_code)] // Streaming stores exist only as intrinsics on raw pointers.
 
 use vm_memory::VolatileSlice;
@@ -12,8 +13,18 @@ use vm_memory::bitmap::BitmapSlice;
 /// Smallest copy for which streaming pays.
 const STREAM_MIN: usize = 4096;
 
-/// Copies all of `src` to the beginning of `dst`, or as much as fits. The two may be the same
-/// memory through different mappings; what ends up there is then unspecified.
+/// All that this thread has copied is visible before anything that it stores from now on.
+pub(crate) fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has it, and it touches no memory.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    };
+}
+
+/// Copies all of `src` to the beginning of `dst`, or as much as fits, to be visible when it is
+/// [settled](settle). The two may be the same memory through different mappings; what ends up there
+/// is then unspecified.
 pub(crate) fn copy<D: BitmapSlice, S: BitmapSlice>(
     dst: &VolatileSlice<'_, D>,
     src: &VolatileSlice<'_, S>,
@@ -26,7 +37,8 @@ pub(crate) fn copy<D: BitmapSlice, S: BitmapSlice>(
     unsafe { copy_raw(to.as_ptr(), from.as_ptr(), len) };
 }
 
-/// Copies `src` to the beginning of `dst`, or as much as fits.
+/// Copies `src` to the beginning of `dst`, or as much as fits, to be visible when it is
+/// [settled](settle).
 pub(crate) fn copy_from_buffer<D: BitmapSlice>(dst: &VolatileSlice<'_, D>, src: &[u8]) {
     let len = src.len().min(dst.len());
     let to = dst.ptr_guard_mut();
@@ -54,7 +66,8 @@ unsafe fn copy_raw(dst: *mut u8, src: *const u8, len: usize) {
     unsafe { std::ptr::copy(src, dst, len) };
 }
 
-/// Copies with 32-byte streaming stores.
+/// Copies with 32-byte streaming stores. Each block is loaded before any of it is stored. What comes
+/// next is fetched ahead, but nothing beyond the end: copies of pages are scattered in memory.
 ///
 /// # Safety
 /// As [`copy_raw`]; in addition the ranges do not overlap, and the CPU has AVX2.
@@ -62,40 +75,40 @@ unsafe fn copy_raw(dst: *mut u8, src: *const u8, len: usize) {
 #[target_feature(enable = "avx2")]
 unsafe fn stream_avx2(mut dst: *mut u8, mut src: *const u8, mut len: usize) {
     use std::arch::x86_64::{
-        _MM_HINT_NTA, _mm_prefetch, _mm_sfence, _mm256_loadu_si256, _mm256_stream_si256,
+        __m256i, _MM_HINT_NTA, _mm_prefetch, _mm256_loadu_si256, _mm256_stream_si256,
     };
-    const VECTOR: usize = 32;
-    const BLOCK: usize = 4 * VECTOR;
-    const AHEAD: usize = 8 * BLOCK;
+    const VECTOR: usize = size_of::<__m256i>();
+    const VECTORS: usize = 8;
+    const BLOCK: usize = VECTORS * VECTOR;
+    const LINE: usize = 64;
+    const AHEAD: usize = 4 * BLOCK;
 
     let head = dst.align_offset(VECTOR).min(len);
     // SAFETY: every access below lies in the first `len` bytes that the caller vouches for:
     // `head <= len`, a block is handled only while `len >= BLOCK`, and the tail is what is left.
     // Streaming stores are aligned, because `head` bytes bring `dst` to a multiple of 32 and it
-    // grows by multiples of it. A prefetch beyond the end cannot fault; its address is computed
-    // by wrapping arithmetic.
+    // grows by multiples of it. A prefetch cannot fault.
     unsafe {
         std::ptr::copy_nonoverlapping(src, dst, head);
         src = src.add(head);
         dst = dst.add(head);
         len -= head;
         while len >= BLOCK {
-            _mm_prefetch::<_MM_HINT_NTA>(src.wrapping_add(AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_NTA>(src.wrapping_add(AHEAD + BLOCK / 2).cast());
-            let a = _mm256_loadu_si256(src.cast());
-            let b = _mm256_loadu_si256(src.add(VECTOR).cast());
-            let c = _mm256_loadu_si256(src.add(2 * VECTOR).cast());
-            let d = _mm256_loadu_si256(src.add(3 * VECTOR).cast());
-            _mm256_stream_si256(dst.cast(), a);
-            _mm256_stream_si256(dst.add(VECTOR).cast(), b);
-            _mm256_stream_si256(dst.add(2 * VECTOR).cast(), c);
-            _mm256_stream_si256(dst.add(3 * VECTOR).cast(), d);
+            if len >= AHEAD + BLOCK {
+                for line in (0..BLOCK).step_by(LINE) {
+                    _mm_prefetch::<_MM_HINT_NTA>(src.add(AHEAD + line).cast());
+                }
+            }
+            let block: [__m256i; VECTORS] =
+                std::array::from_fn(|i| _mm256_loadu_si256(src.add(i * VECTOR).cast()));
+            for (i, vector) in block.into_iter().enumerate() {
+                _mm256_stream_si256(dst.add(i * VECTOR).cast(), vector);
+            }
             src = src.add(BLOCK);
             dst = dst.add(BLOCK);
             len -= BLOCK;
         }
         std::ptr::copy_nonoverlapping(src, dst, len);
-        _mm_sfence();
     }
 }
 

@@ -243,6 +243,15 @@ impl Device {
         }
     }
 
+    /// The file behind VRAM, for whoever maps it beside the device. What is written to it there is
+    /// in VRAM; telemetry and background populating know nothing of it.
+    ///
+    /// # Errors
+    /// The host refuses another file descriptor.
+    pub fn vram_file(&self) -> io::Result<std::fs::File> {
+        self.shared.vram.file()
+    }
+
     /// Size of a BAR in bytes; 0: there is none of that number.
     pub fn bar_size(&self, bar: u32) -> u64 {
         match bar {

@@ -2,9 +2,10 @@
 //!
 //! Every access of an engine happens under a [`DmaView`], a read lock. Whoever changes the map
 //! takes the write lock and so waits for accesses in flight; afterwards nothing touches what was
-//! unmapped. Engines hold a view for at most one chunk of a copy, so that the wait is short.
+//! unmapped. Engines hold a view for a bounded number of bytes and descriptors, so that the wait is
+//! short.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::command::Fault;
+use crate::copy;
 
 /// Most maps at once. Stops a client from using up the process's file descriptors and maps; a
 /// QEMU guest needs about twenty.
@@ -116,13 +118,22 @@ pub(crate) enum Access {
 
 #[derive(Debug)]
 struct Map {
+    address: u64,
     size: u64,
     read: bool,
     write: bool,
     region: Option<Arc<MmapRegion>>,
 }
 
-type Table = BTreeMap<u64, Map>;
+impl Map {
+    fn end(&self) -> u64 {
+        self.address + self.size
+    }
+}
+
+/// Maps, none of which overlaps another, by their addresses. It is looked at for each transfer, and
+/// changes when the guest's memory does.
+type Table = Vec<Map>;
 
 /// The map.
 #[derive(Debug, Default)]
@@ -150,7 +161,7 @@ impl DmaMap {
             return Err(DmaError::Malformed { address, size });
         }
         // Mapping the file is slow beside the rest, so it is done before the lock is taken.
-        self.admit(&self.view().0, address, size)?;
+        self.admit(&self.view().table, address, size)?;
         let region = backing
             .map(|(file, offset)| map_file(file, offset, address, size, write))
             .transpose()?
@@ -158,21 +169,21 @@ impl DmaMap {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         self.admit(&table, address, size)?;
         let populate = region.clone().map(|region| (region, write));
-        table.insert(
+        let place = table.partition_point(|map| map.address < address);
+        let map = Map {
             address,
-            Map {
-                size,
-                read,
-                write,
-                region,
-            },
-        );
+            size,
+            read,
+            write,
+            region,
+        };
+        table.insert(place, map);
         Ok(populate)
     }
 
     /// Whether a new range fits.
     fn admit(&self, table: &Table, address: u64, size: u64) -> Result<(), DmaError> {
-        if overlapping(table, address, size).next().is_some() {
+        if overlaps(table, address, size) {
             return Err(DmaError::Overlap { address, size });
         }
         if table.len() >= MAX_DMA_MAPS {
@@ -192,11 +203,9 @@ impl DmaMap {
     ) -> Result<Option<Arc<MmapRegion>>, DmaError> {
         check_range(address, size)?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        match table.get(&address) {
-            Some(map) if map.size == size => Ok(table.remove(&address).and_then(|map| map.region)),
-            _ if overlapping(&table, address, size).next().is_some() => {
-                Err(DmaError::Partial { address, size })
-            }
+        match table.binary_search_by_key(&address, |map| map.address) {
+            Ok(place) if table[place].size == size => Ok(table.remove(place).region),
+            _ if overlaps(&table, address, size) => Err(DmaError::Partial { address, size }),
             _ => Err(DmaError::NotMapped { address, size }),
         }
     }
@@ -205,7 +214,7 @@ impl DmaMap {
     pub(crate) fn unmap_all(&self) -> impl Iterator<Item = Arc<MmapRegion>> + use<> {
         let removed =
             std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
-        removed.into_values().filter_map(|map| map.region)
+        removed.into_iter().filter_map(|map| map.region)
     }
 
     /// Waits until every access that has begun is over.
@@ -216,14 +225,14 @@ impl DmaMap {
     /// The map for accesses. It must not be held while waiting for anything but locks that come
     /// after it, which are all held for moments.
     pub(crate) fn view(&self) -> DmaView<'_> {
-        DmaView(self.table.read().unwrap_or_else(PoisonError::into_inner))
+        DmaView::new(self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// As [`Self::view`]; `None` when it would have to wait.
     pub(crate) fn try_view(&self) -> Option<DmaView<'_>> {
         match self.table.try_read() {
-            Ok(table) => Some(DmaView(table)),
-            Err(TryLockError::Poisoned(poisoned)) => Some(DmaView(poisoned.into_inner())),
+            Ok(table) => Some(DmaView::new(table)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(DmaView::new(poisoned.into_inner())),
             Err(TryLockError::WouldBlock) => None,
         }
     }
@@ -238,14 +247,10 @@ fn check_range(address: u64, size: u64) -> Result<(), DmaError> {
     Ok(())
 }
 
-/// Maps that share an address with a range.
-fn overlapping(table: &Table, address: u64, size: u64) -> impl Iterator<Item = &Map> {
-    table
-        .range(..address + size)
-        .rev()
-        .take(1)
-        .filter(move |(base, map)| *base + map.size > address)
-        .map(|(_, map)| map)
+/// Whether a map shares an address with a range.
+fn overlaps(table: &Table, address: u64, size: u64) -> bool {
+    let after = table.partition_point(|map| map.address < address + size);
+    table[..after].last().is_some_and(|map| map.end() > address)
 }
 
 fn map_file(
@@ -291,13 +296,41 @@ fn map_file(
     })
 }
 
-/// The DMA map as it is for the duration of some accesses.
+/// The DMA map as it is for the duration of some accesses. All that they have written is written
+/// when it is dropped.
 #[derive(Debug)]
-pub(crate) struct DmaView<'a>(RwLockReadGuard<'a, Table>);
+pub(crate) struct DmaView<'a> {
+    table: RwLockReadGuard<'a, Table>,
+    /// Place of the map that was found last, which is most often the next, too.
+    last: Cell<usize>,
+}
 
-impl DmaView<'_> {
+impl Drop for DmaView<'_> {
+    fn drop(&mut self) {
+        copy::settle();
+    }
+}
+
+impl<'a> DmaView<'a> {
+    fn new(table: RwLockReadGuard<'a, Table>) -> Self {
+        let last = Cell::new(0);
+        Self { table, last }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.table.len()
+    }
+
+    /// The map that an address is in.
+    fn find(&self, address: u64) -> Option<&Map> {
+        let has = |map: &&Map| map.address <= address && address < map.end();
+        if let found @ Some(_) = self.table.get(self.last.get()).filter(has) {
+            return found;
+        }
+        let after = self.table.partition_point(|map| map.address <= address);
+        let place = after.checked_sub(1)?;
+        self.last.set(place);
+        self.table.get(place).filter(has)
     }
 
     /// The memory from `address` to the end of its map, or as much as `len` of it.
@@ -308,11 +341,7 @@ impl DmaView<'_> {
         access: Access,
     ) -> Result<VolatileSlice<'_, ()>, Fault> {
         let unmapped = Fault::at(Status::STATUS_DMA_UNMAPPED, address);
-        let (base, map) = self.0.range(..=address).next_back().ok_or(unmapped)?;
-        let at = address - base;
-        if at >= map.size {
-            return Err(unmapped);
-        }
+        let map = self.find(address).ok_or(unmapped)?;
         let region = map.region.as_deref().ok_or(unmapped)?;
         let allowed = match access {
             Access::Read => map.read,
@@ -321,7 +350,7 @@ impl DmaView<'_> {
         if !allowed {
             return Err(Fault::at(Status::STATUS_DMA_PERMISSION, address));
         }
-        let at = usize::try_from(at).map_err(|_| unmapped)?;
+        let at = usize::try_from(address - map.address).map_err(|_| unmapped)?;
         region
             .get_slice(at, len.min(region.size() - at))
             .map_err(|_| unmapped)
@@ -369,13 +398,14 @@ impl DmaView<'_> {
             .map_err(|_| Fault::at(Status::STATUS_DMA_UNMAPPED, address))
     }
 
-    /// Stores a naturally aligned word.
+    /// Stores a naturally aligned word, after all that was copied before.
     pub(crate) fn store<T: AtomicAccess>(
         &self,
         address: u64,
         value: T,
         order: Ordering,
     ) -> Result<(), Fault> {
+        copy::settle();
         self.slice(address, size_of::<T>(), Access::Write)?
             .store(value, 0, order)
             .map_err(|_| Fault::at(Status::STATUS_DMA_UNMAPPED, address))

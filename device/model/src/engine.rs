@@ -1,4 +1,4 @@
-//! The copy engine: COPY, FILL, spans and notes. A permit covers at most [`CHUNK`] bytes.
+//! The copy engine: COPY, FILL, spans and notes.
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_telemetry::{NoteKind, Record};
@@ -9,8 +9,6 @@ use crate::dma::Access;
 use crate::memory::Memory;
 use crate::queue::{Engine, Run, Stop};
 
-/// Most bytes that are copied under one permit. Bounds how long an unmap or a reset waits.
-const CHUNK: u64 = 2 << 20;
 /// Unit in which patterns are written.
 const PATTERN_BYTES: usize = 4096;
 
@@ -64,25 +62,27 @@ impl CopyEngine {
                 word.copy_from_slice(&pattern.to_le_bytes());
             }
         }
-        let mut view = run.permit()?;
+        let mut permit = run.permit()?;
         // All of it, before any of it: a descriptor that breaks a rule is not carried out.
-        let memory = run.shared.memory(&view);
+        let memory = run.shared.memory(&permit);
         memory.check(transfer.dst, transfer.bytes, Access::Write)?;
         if let Source::Place(src) = transfer.src {
             memory.check(src, transfer.bytes, Access::Read)?;
         }
-        let mut done = 0;
+        let mut done = 0_u64;
         loop {
-            let end = (done + CHUNK).min(transfer.bytes);
+            let begin = done;
+            let end = transfer.bytes.min(done.saturating_add(permit.left()));
             while done < end {
-                done += self.copy_piece(run.shared.memory(&view), transfer, done, end - done)?;
+                done += self.copy_piece(run.shared.memory(&permit), transfer, done, end - done)?;
             }
             if done == transfer.bytes {
+                run.keep(permit, done - begin);
                 return Ok(());
             }
             // Whoever waits for the map goes first: the lock prefers writers.
-            drop(view);
-            view = run.permit()?;
+            drop(permit);
+            permit = run.permit()?;
         }
     }
 

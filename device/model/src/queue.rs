@@ -6,9 +6,14 @@
 //! master the bus. Who ends a run, or takes bus mastering away, changes the flag first and then
 //! waits for the views that are out ([`DmaMap::barrier`](crate::dma::DmaMap::barrier)); from then
 //! on nothing of the old run can be written.
+//!
+//! To take a permit costs as much as a good part of the copy of 4 KiB. So one that is not needed any
+//! more is *kept* for the next descriptor: until [`PERMIT_BYTES`] were copied under it, until the
+//! consumer index is published, and never while telemetry is told or the engine sleeps.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -29,8 +34,11 @@ use crate::ring::Word;
 use crate::shared::Shared;
 use crate::status::source;
 
-/// Descriptors after which the consumer index is published at the latest.
+/// Descriptors after which the consumer index is published at the latest; so many are fetched at
+/// once.
 const PUBLISH_EVERY: u32 = 64;
+/// Most bytes that are copied under one permit. Bounds how long an unmap or a reset waits.
+pub(crate) const PERMIT_BYTES: u64 = 2 << 20;
 /// Records that are handed to telemetry at the latest.
 const RECORDS: usize = 256;
 /// Bounds of the time for which an idle engine polls before it sleeps. Polling longer would take
@@ -161,6 +169,34 @@ impl Control {
     }
 }
 
+/// A view of the DMA map under which a run may touch memory.
+#[derive(Debug)]
+pub(crate) struct Permit<'a> {
+    view: DmaView<'a>,
+    /// Bytes that may be copied under it yet; never zero.
+    left: u64,
+}
+
+impl<'a> Permit<'a> {
+    fn new(view: DmaView<'a>) -> Self {
+        let left = PERMIT_BYTES;
+        Self { view, left }
+    }
+
+    /// Bytes that may be copied under it yet; never zero.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl<'a> Deref for Permit<'a> {
+    type Target = DmaView<'a>;
+
+    fn deref(&self) -> &DmaView<'a> {
+        &self.view
+    }
+}
+
 /// The run is not allowed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended;
@@ -226,6 +262,10 @@ pub(crate) struct Run<'a> {
     errors: FenceErrors,
     records: Vec<Record>,
     descriptors: u64,
+    /// Descriptors that were fetched together.
+    fetched: Vec<[u8; Desc::SIZE]>,
+    /// The permit of what was done last, if it may be used for more.
+    kept: RefCell<Option<Permit<'a>>>,
     poll: Duration,
     /// Transfers that are timed together, the last of which is the last descriptor that was done.
     group: Option<Group>,
@@ -252,6 +292,8 @@ impl<'a> Run<'a> {
             errors: FenceErrors::default(),
             records: Vec::with_capacity(RECORDS),
             descriptors: 0,
+            fetched: Vec::with_capacity(PUBLISH_EVERY as usize),
+            kept: RefCell::default(),
             poll: POLL_MAX,
             group: None,
             clock: 0,
@@ -274,19 +316,39 @@ impl<'a> Run<'a> {
         self.flush();
     }
 
-    /// A permit to touch memory. While the function may not master the bus, it waits.
-    pub(crate) fn permit(&self) -> Result<DmaView<'a>, Ended> {
+    /// A permit to touch memory: that which was kept, or a new one. While the function may not
+    /// master the bus, it waits. No other permit of the run may be out.
+    pub(crate) fn permit(&self) -> Result<Permit<'a>, Ended> {
         let (control, run) = (self.control, self.setup.run);
+        if let Some(Permit { view, left }) = self.kept.take()
+            && let Some(view) = control.permitted(self.shared, run, view)?
+        {
+            return Ok(Permit { view, left });
+        }
         if let Some(view) = self.shared.dma.try_view()
             && let Some(view) = control.permitted(self.shared, run, view)?
         {
-            return Ok(view);
+            return Ok(Permit::new(view));
         }
         let since = now_ns();
         let permit = self.wait_for_permit();
         let waited = now_ns().saturating_sub(since);
         self.waited.set(self.waited.get().saturating_add(waited));
-        permit
+        permit.map(Permit::new)
+    }
+
+    /// Keeps a permit for what comes next, after so many bytes were copied under it.
+    pub(crate) fn keep(&self, permit: Permit<'a>, bytes: u64) {
+        let Permit { view, left } = permit;
+        let left = left.saturating_sub(bytes);
+        if left > 0 {
+            self.kept.replace(Some(Permit { view, left }));
+        }
+    }
+
+    /// Keeps no permit: something is waited for.
+    pub(crate) fn keep_none(&self) {
+        self.kept.take();
     }
 
     fn wait_for_permit(&self) -> Result<DmaView<'a>, Ended> {
@@ -378,24 +440,28 @@ impl<'a> Run<'a> {
             self.waited.set(0);
             // A doorbell is heard by those who sleep; else the look at the ring is what told.
             self.known = rung.take().unwrap_or(self.clock);
-            for _ in 0..pending {
-                self.descriptor(engine)?;
-                if self.consumer.wrapping_sub(self.published) >= PUBLISH_EVERY {
-                    self.publish()?;
+            let mut pending = pending;
+            while pending > 0 {
+                let count = self.fetch(pending)?;
+                for place in 0..count {
+                    self.descriptor(engine, place as usize)?;
                 }
+                self.publish()?;
+                pending -= count;
             }
-            self.publish()?;
             self.flush();
         }
     }
 
     fn store(&self, word: Word, value: u32) -> Result<(), Stop> {
-        Ok(self.setup.ring.store(&self.permit()?, word, value)?)
+        let permit = self.permit()?;
+        Ok(self.setup.ring.store(&permit, word, value)?)
     }
 
     /// Number of descriptors that are ready.
     fn pending(&self) -> Result<u32, Stop> {
-        Ok(self.setup.ring.pending(&self.permit()?, self.consumer)?)
+        let permit = self.permit()?;
+        Ok(self.setup.ring.pending(&permit, self.consumer)?)
     }
 
     /// Publishes the consumer index.
@@ -437,9 +503,35 @@ impl<'a> Run<'a> {
         Ok(rung)
     }
 
-    /// Fetches and carries out the descriptor at `consumer`.
-    fn descriptor(&mut self, engine: &mut impl Engine) -> Result<(), Stop> {
-        let entry = self.setup.ring.fetch(&self.permit()?, self.consumer)?;
+    /// Fetches descriptors from `consumer` on, of which so many are ready: some of them, and one at
+    /// least. Returns how many. The driver may change them only when the consumer index has passed.
+    fn fetch(&mut self, pending: u32) -> Result<u32, Stop> {
+        let ring = self.setup.ring;
+        let mut fetched = std::mem::take(&mut self.fetched);
+        let permit = self.permit()?;
+        let mut count = ring
+            .entries_from(self.consumer)
+            .min(pending)
+            .min(PUBLISH_EVERY);
+        loop {
+            fetched.resize(count as usize, [0; Desc::SIZE]);
+            match ring.fetch_some(&permit, self.consumer, &mut fetched) {
+                Ok(()) => break,
+                // Those before the one that cannot be reached are carried out.
+                Err(_) if count > 1 => count = 1,
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        self.fetched = fetched;
+        self.keep(permit, 0);
+        Ok(count)
+    }
+
+    /// Carries out the descriptor at `consumer`, which is at a place among the fetched ones.
+    fn descriptor(&mut self, engine: &mut impl Engine, place: usize) -> Result<(), Stop> {
+        // Those that touch no memory need one, too: nothing of a run that has ended is done.
+        self.keep(self.permit()?, 0);
+        let entry = self.fetched[place];
         self.descriptors += u64::from(self.shared.counting);
         match engine.carry_out(self, &Desc::from_le_bytes(&entry)) {
             Ok(()) => {}
@@ -533,7 +625,7 @@ impl<'a> Run<'a> {
 
     /// As [`Self::permit`]; without one the descriptor at `consumer` is told to telemetry as
     /// aborted.
-    pub(crate) fn permit_or_abort(&mut self) -> Result<DmaView<'a>, Ended> {
+    pub(crate) fn permit_or_abort(&mut self) -> Result<Permit<'a>, Ended> {
         self.permit().inspect_err(|Ended| {
             let status = Status::STATUS_ABORTED;
             self.record(Record::Error { status });
@@ -550,6 +642,7 @@ impl<'a> Run<'a> {
 
     /// Hands over what telemetry has not seen yet.
     fn flush(&mut self) {
+        self.keep_none();
         self.close_group();
         self.control.served(std::mem::take(&mut self.busy));
         if self.descriptors > 0 || !self.records.is_empty() {

@@ -81,6 +81,24 @@ impl Ring {
         Ok(entry)
     }
 
+    /// Number of entries from that of an index to the ring's end.
+    pub(crate) fn entries_from(&self, index: u32) -> u32 {
+        let entries = 1 << self.log2;
+        entries - (index & (entries - 1))
+    }
+
+    /// Reads entries, from that of an index on and not beyond the ring's end.
+    pub(crate) fn fetch_some<const SIZE: usize>(
+        &self,
+        view: &DmaView<'_>,
+        index: u32,
+        entries: &mut [[u8; SIZE]],
+    ) -> Result<(), Fault> {
+        let address = self.entries.wrapping_add(offset(index, self.log2, SIZE));
+        view.read(address, entries.as_flattened_mut())
+            .map_err(unreachable)
+    }
+
     /// Writes the entry of an index.
     pub(crate) fn put<const SIZE: usize>(
         &self,

@@ -39,6 +39,11 @@ impl Vram {
         self.region.size() as u64
     }
 
+    /// The file behind it.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     pub(crate) fn region(&self) -> &MmapRegion {
         &self.region
     }

@@ -13,6 +13,7 @@ use super::memory::{Halt, Memory};
 use super::run::{Run, Turn};
 use crate::clock::now_ns;
 use crate::command::Place;
+use crate::copy;
 use crate::dma::Access;
 use crate::memory::Memory as BothApertures;
 use crate::mmu::{MmuFault, Resolution, Space};
@@ -194,6 +195,8 @@ impl Run {
         self.counts.translations += counts.translations;
         self.counts.tlb_hits += counts.tlb_hits;
         self.counts.walks += counts.walks;
+        // Whoever invalidates finds it done.
+        copy::settle();
         drop(space);
         let worked_ns = now_ns().saturating_sub(begin_ns);
         job.engine_ns += worked_ns;

@@ -1,0 +1,183 @@
+//! The copy engine beside the best loop that copies the same bytes between the same addresses, and
+//! VRAM that is used for the first time beside VRAM that holds data already.
+//!
+//! Engine and loops take turns on the same pages. The engine's time is the device's own, from a fence
+//! before the descriptors to one after them; a loop's time is that of the loop alone. Each turn copies
+//! what no turn before has copied, and is checked. Which of the loops is the floor is decided for each
+//! round by their medians, so that the floor is never one that is slow on this CPU.
+
+mod floor;
+mod rig;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use hmmgpu_bench_support::{Options, Pair, Row, Table, Target, median, take_turns};
+use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE};
+use hmmgpu_model::mock::descriptors::note;
+
+use crate::floor::{WAYS, ways};
+use crate::rig::{Plan, Rig, Way};
+
+const MIB: usize = 1 << 20;
+/// Order of a folio of 2 MiB.
+const HUGE: u8 = 9;
+/// Far more than the caches hold.
+const DATA: usize = 64 * MIB;
+/// What one turn copies.
+const TURN: usize = 32 * MIB;
+const ROUNDS: usize = 8;
+const TURNS: usize = 8;
+const WARM_UP: usize = 2;
+/// Ours, and all loops.
+const SIDES: usize = WAYS + 1;
+
+/// VRAM that is used for the first time, and used again.
+const FIRST: usize = 256 * MIB;
+const FIRST_ROUNDS: usize = 7;
+/// How long a device is there before its driver: a guest takes 3 s at least to start.
+const BOOT: Duration = Duration::from_secs(3);
+
+/// Numbers below `end` in an order that no prefetcher guesses, always the same.
+fn shuffled(end: usize) -> Vec<usize> {
+    let mut numbers: Vec<_> = (0..end).collect();
+    let mut state = 88_172_645_463_325_252_u64;
+    for last in (1..end).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let other = usize::try_from(state % (last as u64 + 1)).unwrap_or(0);
+        numbers.swap(last, other);
+    }
+    numbers
+}
+
+/// Copies of folios of an order at scattered places.
+fn scattered(way: Way, order: u8) -> Plan {
+    let piece = 4096 << order;
+    let places = shuffled(DATA / piece);
+    let sources = places.iter().rev();
+    let pieces = places.iter().zip(sources).take(TURN / piece);
+    Plan {
+        way,
+        order,
+        pieces: pieces
+            .map(|(to, from)| (to * piece, from * piece))
+            .collect(),
+    }
+}
+
+/// One round: pairs of the engine and the best loop of the round, and that loop's name.
+fn round(plan: &Plan) -> anyhow::Result<(Vec<Pair>, &'static str)> {
+    let mut rig = Rig::new(DATA as u64)?;
+    rig.fill(plan.way, DATA)?;
+    let turns: Vec<[f64; SIDES]> = take_turns(TURNS, WARM_UP, |side| match side {
+        0 => rig.engine(plan, &[]),
+        way => rig.floor(plan, way - 1),
+    })?;
+    // The engine had the last word: its bytes are those that are there.
+    rig.engine(plan, &[])?;
+    rig.verify_all(plan)?;
+    let of = |side: usize| median(turns.iter().map(|turn| turn[side]));
+    let best = (1..SIDES).max_by(|a, b| of(*a).total_cmp(&of(*b)));
+    let best = best.context("no loop")?;
+    let pairs = turns.iter().map(|turn| [turn[0], turn[best]]).collect();
+    Ok((pairs, ways()[best - 1].0))
+}
+
+fn copies(table: &mut Table, options: &Options) -> anyhow::Result<()> {
+    let rows = [
+        ("copy 2MiB to VRAM", Way::ToVram, HUGE, 0.95),
+        ("copy 2MiB home", Way::Home, HUGE, 0.95),
+        ("copy 4KiB to VRAM", Way::ToVram, 0, 0.85),
+        ("copy 4KiB home", Way::Home, 0, 0.85),
+    ];
+    for (name, way, order, target) in rows {
+        if !options.wants(name) {
+            continue;
+        }
+        let plan = scattered(way, order);
+        let (mut pairs, mut best) = (Vec::new(), Vec::new());
+        for _ in 0..options.rounds(ROUNDS) {
+            let (of_round, way) = round(&plan)?;
+            pairs.extend(of_round);
+            best.push(way);
+        }
+        best.sort_unstable();
+        best.dedup();
+        let beside = format!("best loop: {}", best.join("; "));
+        let target = Target::AtLeast(target);
+        table.add(Row::of_pairs(name, &beside, "GB/s", target, &pairs))?;
+    }
+    Ok(())
+}
+
+/// Use of VRAM for the first time, after it was freed, and as it is then: GB/s of each.
+fn uses(boot: Duration) -> anyhow::Result<[f64; 3]> {
+    let mut rig = Rig::new(2 * FIRST as u64)?;
+    // So that guest RAM is there.
+    rig.fill(Way::ToVram, FIRST)?;
+    let piece = 2 * MIB;
+    let places = (0..FIRST / piece).map(|number| (number * piece, number * piece));
+    let plan = Plan {
+        way: Way::ToVram,
+        order: HUGE,
+        pieces: places.collect(),
+    };
+    let folios = u32::try_from(FIRST / piece)?;
+    let alloc = note(NOTE_ALLOC, HUGE, folios, 0, 0);
+    let free = note(NOTE_FREE, HUGE, folios, 0, 0);
+    // No more than that: the device knows of no driver yet.
+    std::thread::sleep(boot);
+    let first = rig.engine(&plan, &[alloc])?;
+    rig.driver().run(&[free])?;
+    let again = rig.engine(&plan, &[alloc])?;
+    let populated = rig.engine(&plan, &[])?;
+    rig.verify_all(&plan)?;
+    Ok([first, again, populated])
+}
+
+fn first_uses(table: &mut Table, options: &Options) -> anyhow::Result<()> {
+    const FIRST_USE: &str = "VRAM used for the first time";
+    const AGAIN: &str = "VRAM freed and used again";
+    const AT_ONCE: &str = "VRAM used as soon as the device is made";
+    let rounds = options.rounds(FIRST_ROUNDS);
+    let measure = |boot| {
+        (0..rounds)
+            .map(|_| uses(boot))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let add = |table: &mut Table, name, target, all: &[[f64; 3]], which: usize| {
+        let pairs: Vec<Pair> = all
+            .iter()
+            .map(|figures| [figures[which], figures[2]])
+            .collect();
+        let row = Row::of_pairs(
+            name,
+            "the same when it is populated",
+            "GB/s",
+            target,
+            &pairs,
+        );
+        table.add(row)
+    };
+    if options.wants(FIRST_USE) || options.wants(AGAIN) {
+        let all = measure(BOOT)?;
+        add(table, FIRST_USE, Target::AtLeast(0.5), &all, 0)?;
+        add(table, AGAIN, Target::AtLeast(0.5), &all, 1)?;
+    }
+    if options.wants(AT_ONCE) {
+        add(table, AT_ONCE, Target::None, &measure(Duration::ZERO)?, 0)?;
+    }
+    Ok(())
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::from_arguments();
+    let title = "The copy engine: quotients of pairs of turns in one run; medians and quartiles";
+    let mut table = Table::new(title, &options)?;
+    copies(&mut table, &options)?;
+    first_uses(&mut table, &options)?;
+    Ok(table.finish())
+}
