@@ -254,6 +254,7 @@ impl State {
                     engine_ns,
                     waited_ns,
                 };
+                self.open_spans.transferred(class, engine_ns);
                 let window = self.windows.open.as_mut().map(|open| &mut open.transfers);
                 for table in std::iter::once(&mut self.transfers).chain(window) {
                     if status == Status::STATUS_OK {
@@ -340,13 +341,13 @@ impl State {
                     asked: ended.pages_asked,
                     moved: u64::from(pages),
                     ns: ended.ns,
-                    busy_ns: ended.busy_ns,
+                    busy: ended.busy,
                     phases: ended.phases,
                 };
                 self.spans.ended(class, span);
                 if let Some(open) = &mut self.windows.open {
-                    let busy_ns = ended.window_busy_ns;
-                    open.spans.ended(class, Migrated { busy_ns, ..span });
+                    let busy = ended.window_busy;
+                    open.spans.ended(class, Migrated { busy, ..span });
                 }
                 let (process, moved) = (ended.process, span.moved);
                 self.processes
@@ -440,25 +441,25 @@ mod tests {
                 cookie: 5,
                 time_ns: 100,
             },
+            Record::SpanBegin {
+                id,
+                process: 0,
+                direction: Direction::SysToDev,
+                trigger: Trigger::Evict,
+                pages,
+                time_ns: 200,
+            },
             transfer(TransferKind::Copy, 3, Status::STATUS_OK),
             transfer(TransferKind::Fill, 1, Status::STATUS_OK),
             transfer(TransferKind::Copy, 1, Status::STATUS_OVERLAP),
             Record::Error { status: Status(99) },
-            Record::SpanBegin {
-                id,
-                process: 0,
-                direction: Direction::DevToSys,
-                trigger: Trigger::CpuFault,
-                pages,
-                time_ns: 200,
-            },
             alloc,
             split,
             Record::SpanEnd {
                 id,
                 order,
-                direction: Direction::DevToSys,
-                trigger: Trigger::CpuFault,
+                direction: Direction::SysToDev,
+                trigger: Trigger::Evict,
                 pages,
                 time_ns: 500,
             },
@@ -489,7 +490,8 @@ mod tests {
             (row.bytes, row.filled_bytes, row.engine_ns),
             (6 << 20, 2 << 20, 3000)
         );
-        assert_eq!(snapshot.spans[0].busy_ns, 300);
+        let span = &snapshot.spans[0];
+        assert_eq!((span.busy_ns, span.engine_ns), (300, 3000));
         let folios = snapshot.vram.folios.iter();
         let folios: Vec<_> = folios.map(|row| (row.order, row.folios)).collect();
         assert_eq!(folios, [(0, 512), (9, 1)]);
@@ -589,6 +591,6 @@ mod tests {
         let text = serde_json::to_string(&snapshot).expect("a snapshot is plain data");
         let back: Snapshot = serde_json::from_str(&text).expect("what was written");
         assert_eq!(back, snapshot);
-        assert!(text.contains("\"dev_to_sys\"") && text.contains("\"cpu_fault\""));
+        assert!(text.contains("\"sys_to_dev\"") && text.contains("\"evict\""));
     }
 }

@@ -7,6 +7,7 @@ use hmmgpu_contract::{MAX_ORDER, PAGE_SHIFT};
 use crate::histogram::Times;
 use crate::record::{FallbackReason, PhaseTimes};
 use crate::snapshot::{Direction, Fallbacks, Phases, Spans, Transfers, Trigger};
+use crate::spans::Covered;
 
 /// What sums are kept by. The device lets no other orders than 0 to [`MAX_ORDER`] through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,14 +18,19 @@ pub(crate) struct Class {
 }
 
 /// Directions and triggers.
-const KINDS: usize = 16;
+pub(crate) const KINDS: usize = 16;
 /// All classes that there are.
 const CLASSES: usize = (MAX_ORDER as usize + 1) * KINDS;
 
 impl Class {
     /// Its number, in the order of [`Ord`].
     fn number(self) -> usize {
-        usize::from(self.order) * KINDS + self.direction as usize * 4 + self.trigger as usize
+        usize::from(self.order) * KINDS + self.kind()
+    }
+
+    /// The number of its direction and trigger, below [`KINDS`].
+    pub(crate) fn kind(self) -> usize {
+        self.direction as usize * 4 + self.trigger as usize
     }
 }
 
@@ -147,7 +153,7 @@ struct SpanSums {
     count: u64,
     pages_asked: u64,
     pages_moved: u64,
-    busy_ns: u64,
+    busy: Covered,
     times: Times,
     phases: Phases,
 }
@@ -163,7 +169,7 @@ pub(crate) struct Migrated {
     pub(crate) moved: u64,
     pub(crate) ns: u64,
     /// What the class gains in covered time.
-    pub(crate) busy_ns: u64,
+    pub(crate) busy: Covered,
     /// What the driver told of its phases.
     pub(crate) phases: Option<PhaseTimes>,
 }
@@ -174,14 +180,15 @@ impl SpanTable {
             count: 0,
             pages_asked: 0,
             pages_moved: 0,
-            busy_ns: 0,
+            busy: Covered::default(),
             times: Times::new(),
             phases: Phases::default(),
         });
         sums.count += 1;
         sums.pages_asked += span.asked;
         sums.pages_moved += span.moved;
-        sums.busy_ns += span.busy_ns;
+        sums.busy.ns += span.busy.ns;
+        sums.busy.engine_ns += span.busy.engine_ns;
         sums.times.record(span.ns);
         if let Some(times) = span.phases {
             let phases = &mut sums.phases;
@@ -204,7 +211,8 @@ impl SpanTable {
                 count: sums.count,
                 pages_asked: sums.pages_asked,
                 pages_moved: sums.pages_moved,
-                busy_ns: sums.busy_ns,
+                busy_ns: sums.busy.ns,
+                engine_ns: sums.busy.engine_ns,
                 latency: sums.times.latency(),
                 phases: sums.phases,
             })

@@ -313,10 +313,21 @@ pub struct Spans {
     /// Time in which at least one span of this kind was open, in nanoseconds of the host's
     /// monotonic clock: spans that overlap count once.
     pub busy_ns: u64,
+    /// Time in it that engines were busy with transfers of this direction and trigger, of
+    /// whatever order, in nanoseconds. Over `busy_ns` it is the copy's share of the migrations.
+    pub engine_ns: u64,
     /// Time of each span.
     pub latency: Latency,
     /// Where the driver's time went, in these spans.
     pub phases: Phases,
+}
+
+/// The share of the copy in migrations: the engines' time over that of the spans, both of
+/// [`Spans`], 0 to 1; nothing where there were no spans. Rows may be added up before.
+#[allow(clippy::cast_precision_loss)] // A few digits matter.
+pub fn copy_share(engine_ns: u64, busy_ns: u64) -> Option<f64> {
+    // Several engines can be busy at once.
+    (busy_ns > 0).then(|| (engine_ns as f64 / busy_ns as f64).min(1.0))
 }
 
 /// The phases of migrations, by the driver's clock.

@@ -1,4 +1,5 @@
-//! Open spans, and how much time spans of a class cover together.
+//! Open spans, and how much time spans of a class cover together: how much of the host's clock,
+//! and how much of the engines' time for what such spans copy.
 //!
 //! A span's class is known only when it ends, so a union of intervals cannot be kept per class
 //! while spans run. Instead every open span keeps, per class, how much time since its own
@@ -11,21 +12,53 @@
 //!
 //! That is exact for spans that end in any order, because ends come in the order of time. Memory
 //! is bounded by the number of open spans times the number of classes.
+//!
+//! Engine time is a clock like the host's, one for each direction and trigger: what is said above
+//! of time holds of it, too. Descriptors do not name their span, so that where spans of several
+//! orders move in one direction for one reason at once, each has all that was copied meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::classes::Class;
+use crate::classes::{Class, KINDS};
 use crate::record::PhaseTimes;
 
 /// Most spans open at once. Stops a driver that never ends its spans from filling the host's
 /// memory: beyond it, the span that began first is given up and counted as lost.
 pub const MAX_OPEN_SPANS: usize = 1024;
 
+/// A point in time: of the host's clock, and of the engines'.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moment {
+    ns: u64,
+    /// By [`Class::kind`].
+    engine_ns: [u64; KINDS],
+}
+
+impl Moment {
+    /// Time from `before`, for spans of a class.
+    fn since(&self, before: &Self, class: Class) -> Covered {
+        let kind = class.kind();
+        Covered {
+            ns: self.ns - before.ns,
+            engine_ns: self.engine_ns[kind] - before.engine_ns[kind],
+        }
+    }
+}
+
+/// Time that spans of a class cover together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Covered {
+    /// Of the host's clock.
+    pub(crate) ns: u64,
+    /// Of it, time that engines were busy with transfers of the same direction and trigger.
+    pub(crate) engine_ns: u64,
+}
+
 /// Time covered together by overlapping spans. See the module's description.
 #[derive(Clone, Debug, Default)]
 struct Coverage {
-    begin: u64,
-    covered: BTreeMap<Class, u64>,
+    begin: Moment,
+    covered: BTreeMap<Class, Covered>,
 }
 
 /// Coverage over one stretch of time: all of it, or one window.
@@ -35,7 +68,7 @@ pub(crate) struct Union {
 }
 
 impl Union {
-    fn begin(&mut self, id: u64, begin: u64) {
+    fn begin(&mut self, id: u64, begin: Moment) {
         let covered = BTreeMap::new();
         self.open.insert(id, Coverage { begin, covered });
     }
@@ -45,18 +78,23 @@ impl Union {
     }
 
     /// Ends `id` and returns the time that its class gains.
-    fn end(&mut self, id: u64, class: Class, now: u64) -> u64 {
+    fn end(&mut self, id: u64, class: Class, now: &Moment) -> Covered {
         let Some(ended) = self.open.remove(&id) else {
-            return 0;
+            return Covered::default();
         };
-        let before = ended.covered.get(&class).copied().unwrap_or(0);
-        let gained = (now - ended.begin).saturating_sub(before);
+        let before = ended.covered.get(&class).copied().unwrap_or_default();
+        let all = now.since(&ended.begin, class);
+        let gained = Covered {
+            ns: all.ns.saturating_sub(before.ns),
+            engine_ns: all.engine_ns.saturating_sub(before.engine_ns),
+        };
         for other in self.open.values_mut() {
-            let covered = other.covered.entry(class).or_insert(0);
-            if other.begin >= ended.begin {
-                *covered = now - other.begin;
+            let covered = other.covered.entry(class).or_default();
+            if other.begin.ns >= ended.begin.ns {
+                *covered = now.since(&other.begin, class);
             } else {
-                *covered += gained;
+                covered.ns += gained.ns;
+                covered.engine_ns += gained.engine_ns;
             }
         }
         gained
@@ -83,9 +121,9 @@ pub(crate) struct Ended {
     /// Its own time.
     pub(crate) ns: u64,
     /// What its class gains in covered time, in all.
-    pub(crate) busy_ns: u64,
+    pub(crate) busy: Covered,
     /// What its class gains in covered time, in the open window.
-    pub(crate) window_busy_ns: u64,
+    pub(crate) window_busy: Covered,
 }
 
 /// All spans that have begun and not ended.
@@ -96,13 +134,18 @@ pub(crate) struct OpenSpans {
     window: Union,
     /// Latest time seen. Queues hand over their batches independently, so a record can be older
     /// than one before it by the length of a batch; coverage needs time that never runs back.
-    latest: u64,
+    latest: Moment,
 }
 
 impl OpenSpans {
-    fn clamp(&mut self, time: u64) -> u64 {
-        self.latest = self.latest.max(time);
+    fn clamp(&mut self, time: u64) -> Moment {
+        self.latest.ns = self.latest.ns.max(time);
         self.latest
+    }
+
+    /// An engine was busy for so long with a transfer of this class.
+    pub(crate) fn transferred(&mut self, class: Class, engine_ns: u64) {
+        self.latest.engine_ns[class.kind()] += engine_ns;
     }
 
     /// Begins a span. Returns `(unmatched, lost)`: whether one of that id was open already (it
@@ -156,8 +199,8 @@ impl OpenSpans {
             process: open.process,
             phases: open.phases,
             ns: end.saturating_sub(open.begin),
-            busy_ns: self.all.end(id, class, now),
-            window_busy_ns: self.window.end(id, class, now),
+            busy: self.all.end(id, class, &now),
+            window_busy: self.window.end(id, class, &now),
         })
     }
 
@@ -213,9 +256,9 @@ mod tests {
         let mut spans = OpenSpans::default();
         spans.begin(1, 0, 0, 100);
         spans.begin(2, 0, 0, 150);
-        assert_eq!(spans.end(1, class(9), 200).unwrap().busy_ns, 100);
+        assert_eq!(spans.end(1, class(9), 200).unwrap().busy.ns, 100);
         let second = spans.end(2, class(9), 260).unwrap();
-        assert_eq!((second.ns, second.busy_ns), (110, 60));
+        assert_eq!((second.ns, second.busy.ns), (110, 60));
     }
 
     #[test]
@@ -225,9 +268,9 @@ mod tests {
         for inner in 0..5 {
             spans.begin(10 + inner, 0, 0, 100 * inner + 10);
             let ended = spans.end(10 + inner, class(0), 100 * inner + 30).unwrap();
-            assert_eq!(ended.busy_ns, 20);
+            assert_eq!(ended.busy.ns, 20);
         }
-        assert_eq!(spans.end(1, class(0), 1000).unwrap().busy_ns, 900);
+        assert_eq!(spans.end(1, class(0), 1000).unwrap().busy.ns, 900);
     }
 
     #[test]
@@ -235,8 +278,29 @@ mod tests {
         let mut spans = OpenSpans::default();
         spans.begin(1, 0, 0, 0);
         spans.begin(2, 0, 0, 0);
-        assert_eq!(spans.end(1, class(0), 10).unwrap().busy_ns, 10);
-        assert_eq!(spans.end(2, class(9), 10).unwrap().busy_ns, 10);
+        assert_eq!(spans.end(1, class(0), 10).unwrap().busy.ns, 10);
+        assert_eq!(spans.end(2, class(9), 10).unwrap().busy.ns, 10);
+    }
+
+    #[test]
+    fn a_migration_has_the_time_of_its_copies_whatever_their_order() {
+        let mut spans = OpenSpans::default();
+        let by_fault = Class {
+            trigger: Trigger::CpuFault,
+            ..class(0)
+        };
+        spans.begin(1, 0, 0, 0);
+        // A large folio that moved as single pages, while a fault copied a page.
+        spans.transferred(class(0), 60);
+        spans.transferred(by_fault, 7);
+        spans.begin(2, 0, 0, 50);
+        spans.transferred(class(9), 20);
+        let first = spans.end(1, class(9), 100).unwrap().busy;
+        assert_eq!((first.ns, first.engine_ns), (100, 80));
+        // It adds nothing but what was copied after the first one's end.
+        spans.transferred(class(9), 30);
+        let second = spans.end(2, class(9), 140).unwrap().busy;
+        assert_eq!((second.ns, second.engine_ns), (40, 30));
     }
 
     #[test]
@@ -262,9 +326,15 @@ mod tests {
             let mut open: Vec<(u64, u64)> = Vec::new();
             let mut ended: [Vec<(u64, u64)>; 2] = [vec![], vec![]];
             let mut in_window: [Vec<(u64, u64)>; 2] = [vec![], vec![]];
-            let (mut busy, mut window_busy) = ([0, 0], [0, 0]);
+            let (mut busy, mut window_busy) = ([Covered::default(); 2], [Covered::default(); 2]);
+            let add = |sum: &mut Covered, more: Covered| {
+                sum.ns += more.ns;
+                sum.engine_ns += more.engine_ns;
+            };
             for (i, (gap, begin, pick, order)) in events.into_iter().enumerate() {
                 now += gap;
+                // An engine that is always busy, for as many classes as there are.
+                spans.transferred(class(7), gap);
                 if i == window_at {
                     spans.open_window(now);
                     floor = Some(now);
@@ -277,17 +347,18 @@ mod tests {
                     let (id, began) = open.remove(pick % open.len());
                     let sum = spans.end(id, class(order), now).unwrap();
                     let c = usize::from(order);
-                    busy[c] += sum.busy_ns;
+                    add(&mut busy[c], sum.busy);
                     ended[c].push((began, now));
                     if let Some(floor) = floor {
-                        window_busy[c] += sum.window_busy_ns;
+                        add(&mut window_busy[c], sum.window_busy);
                         in_window[c].push((began.max(floor), now));
                     }
                 }
             }
             for c in 0..2 {
-                prop_assert_eq!(busy[c], union_length(ended[c].clone()));
-                prop_assert_eq!(window_busy[c], union_length(in_window[c].clone()));
+                let always = |ns| Covered { ns, engine_ns: ns };
+                prop_assert_eq!(busy[c], always(union_length(ended[c].clone())));
+                prop_assert_eq!(window_busy[c], always(union_length(in_window[c].clone())));
             }
         }
     }

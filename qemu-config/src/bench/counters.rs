@@ -185,6 +185,7 @@ mod tests {
             pages_asked: count * 100,
             pages_moved: count * 10,
             busy_ns: 0,
+            engine_ns: 0,
             latency: Latency::default(),
             phases: Phases {
                 spans: count,

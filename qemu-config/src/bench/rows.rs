@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Subject, Trigger};
-use hmmgpu_telemetry::snapshot::{self, Snapshot, Window};
+use hmmgpu_telemetry::snapshot::{self, Snapshot, Window, copy_share};
 
 use super::limit::{Rates, limit};
 use super::result::{Fallback, PhaseTimes, Row, RowKey, Stat};
@@ -106,6 +106,8 @@ struct Round {
     engine_bytes: u64,
     busy_ns: u64,
     engine_ns: u64,
+    /// Of `busy_ns`, time that engines were busy.
+    copy_ns: u64,
 }
 
 /// The window of a phase.
@@ -196,7 +198,7 @@ fn row(
             migration: round.migration_rate(),
             engine: per_second(round.engine_bytes, round.engine_ns),
         });
-        shares.push(ratio(round.engine_ns, round.busy_ns));
+        shares.extend(copy_share(round.copy_ns, round.busy_ns));
         migration_s.push(ratio(round.busy_ns, NS));
         guest_s.push(ratio(phase.guest_ns, NS));
     }
@@ -292,6 +294,7 @@ impl Sums {
             engine_bytes: 0,
             busy_ns: 0,
             engine_ns: 0,
+            copy_ns: 0,
         };
         let ours = window
             .transfers
@@ -313,6 +316,7 @@ impl Sums {
         for spans in ours {
             round.span_bytes += spans.pages_moved.saturating_mul(PAGE);
             round.busy_ns += spans.busy_ns;
+            round.copy_ns += spans.engine_ns;
             self.latency.add(&spans.latency);
             let (sum, more) = (&mut self.phases, &spans.phases);
             sum.spans += more.spans;

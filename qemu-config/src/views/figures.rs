@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hmmgpu_telemetry::snapshot::{Direction, QueueKind, Snapshot, Trigger};
+use hmmgpu_telemetry::snapshot::{Direction, QueueKind, Snapshot, Trigger, copy_share};
 
 use super::histogram::Histogram;
 
@@ -24,6 +24,8 @@ pub(crate) struct Moved {
     pub(crate) span_bytes: u64,
     /// Time in which spans were open.
     pub(crate) span_ns: u64,
+    /// Time in it that engines were busy with what they copy.
+    pub(crate) copy_ns: u64,
     /// Spans.
     pub(crate) spans: u64,
     /// Time of each span.
@@ -43,15 +45,16 @@ impl Moved {
 
     /// Share of the migrations' time that the engines were busy.
     pub(crate) fn copy_share(&self) -> Option<f64> {
-        (self.span_ns > 0).then(|| ratio(self.engine_ns, self.span_ns).min(1.0))
+        copy_share(self.copy_ns, self.span_ns)
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.folios = self.folios.saturating_add(other.folios);
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.engine_ns = self.engine_ns.saturating_add(other.engine_ns);
         self.span_bytes = self.span_bytes.saturating_add(other.span_bytes);
         self.span_ns = self.span_ns.saturating_add(other.span_ns);
+        self.copy_ns = self.copy_ns.saturating_add(other.copy_ns);
         self.spans = self.spans.saturating_add(other.spans);
         self.times.merge(&other.times);
     }
@@ -63,6 +66,7 @@ impl Moved {
             engine_ns: self.engine_ns.saturating_sub(before.engine_ns),
             span_bytes: self.span_bytes.saturating_sub(before.span_bytes),
             span_ns: self.span_ns.saturating_sub(before.span_ns),
+            copy_ns: self.copy_ns.saturating_sub(before.copy_ns),
             spans: self.spans.saturating_sub(before.spans),
             times: self.times.since(&before.times),
         }
@@ -197,6 +201,7 @@ fn moved(snapshot: &Snapshot) -> BTreeMap<Way, Moved> {
             .span_bytes
             .saturating_add(spans.pages_moved.saturating_mul(PAGE));
         moved.span_ns = moved.span_ns.saturating_add(spans.busy_ns);
+        moved.copy_ns = moved.copy_ns.saturating_add(spans.engine_ns);
         moved.spans = moved.spans.saturating_add(spans.count);
         moved.times.add(&spans.latency);
     }

@@ -21,15 +21,16 @@ pub(crate) fn hello() -> Hello {
 }
 
 /// It ten seconds after its start: since the snapshot [`before`], 200 ms ago, 100 folios of order
-/// 9 went to the device, 5120 pages came home, and the copy engine was busy for 80 ms.
+/// 9 went to the device, 5120 pages came home, and the copy engine was busy for 80 ms. Migrations
+/// of order 9 had single pages in them, too, so that more was copied in them than order 9.
 pub(crate) fn now() -> Snapshot {
     let mut snapshot = before();
     snapshot.time_ns += 200 * MS;
     snapshot.transfers[0] = transfers(9, Direction::SysToDev, 1000, 150 * MS);
     snapshot.transfers[1] = transfers(0, Direction::DevToSys, 51_200, 70 * MS);
-    snapshot.spans[0] = spans(9, Direction::SysToDev, 200 * MS, 512_000);
+    snapshot.spans[0] = spans(9, Direction::SysToDev, [200 * MS, 160 * MS], 512_000);
     snapshot.spans[0].latency.buckets = vec![(2 * MS, 90), (4 * MS, 10)];
-    snapshot.spans[1] = spans(0, Direction::DevToSys, 700 * MS, 51_200);
+    snapshot.spans[1] = spans(0, Direction::DevToSys, [700 * MS, 63 * MS], 51_200);
     snapshot.spans[1].latency.buckets = vec![(40_000, 98), (500_000, 2)];
     snapshot.queues[0].busy_ns += 80 * MS;
     snapshot.mmu.faults[0].count = 32;
@@ -49,8 +50,8 @@ pub(crate) fn before() -> Snapshot {
             transfers(0, Direction::DevToSys, 46_080, 63 * MS),
         ],
         spans: vec![
-            spans(9, Direction::SysToDev, 180 * MS, 460_800),
-            spans(0, Direction::DevToSys, 630 * MS, 46_080),
+            spans(9, Direction::SysToDev, [180 * MS, 144 * MS], 460_800),
+            spans(0, Direction::DevToSys, [630 * MS, 56 * MS], 46_080),
         ],
         fallbacks: vec![Fallbacks {
             order: 9,
@@ -167,7 +168,7 @@ fn transfers(order: u8, direction: Direction, folios: u64, engine_ns: u64) -> Tr
     }
 }
 
-fn spans(order: u8, direction: Direction, busy_ns: u64, pages: u64) -> Spans {
+fn spans(order: u8, direction: Direction, [busy_ns, engine_ns]: [u64; 2], pages: u64) -> Spans {
     Spans {
         order,
         direction,
@@ -180,6 +181,7 @@ fn spans(order: u8, direction: Direction, busy_ns: u64, pages: u64) -> Spans {
         pages_asked: pages,
         pages_moved: pages,
         busy_ns,
+        engine_ns,
         latency: Latency::default(),
         phases: Phases::default(),
     }

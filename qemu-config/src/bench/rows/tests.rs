@@ -29,7 +29,7 @@ fn phase(mark: u64, repeat: u32) -> Phase {
     }
 }
 
-fn spans(pages_moved: u64, busy_ns: u64, buckets: &[(u64, u64)]) -> Spans {
+fn spans(pages_moved: u64, [busy_ns, engine_ns]: [u64; 2], buckets: &[(u64, u64)]) -> Spans {
     Spans {
         order: 9,
         direction: snapshot::Direction::SysToDev,
@@ -38,6 +38,7 @@ fn spans(pages_moved: u64, busy_ns: u64, buckets: &[(u64, u64)]) -> Spans {
         pages_asked: 1024,
         pages_moved,
         busy_ns,
+        engine_ns,
         latency: Latency {
             count: buckets.iter().map(|(_, samples)| samples).sum(),
             min_ns: 500,
@@ -71,7 +72,7 @@ fn window(mark: u64, busy_ns: u64, engine_ns: u64) -> Window {
         begin_ns: 0,
         end_ns: Some(1),
         transfers: vec![transfers(9, 1, 1, engine_ns)],
-        spans: vec![spans(1024, busy_ns, &[(1000, 98), (5000, 2)])],
+        spans: vec![spans(1024, [busy_ns, engine_ns], &[(1000, 98), (5000, 2)])],
         splits: vec![(9, 1)],
         fallbacks: vec![],
     }
@@ -203,7 +204,7 @@ fn without_phases_there_are_none() {
 fn other_directions_and_triggers_in_a_window_do_not_count() {
     let (phases, mut windows) = three();
     for window in &mut windows {
-        let mut other = spans(1024, 100 * MS, &[(MS, 1000)]);
+        let mut other = spans(1024, [100 * MS, 0], &[(MS, 1000)]);
         other.direction = snapshot::Direction::DevToSys;
         window.spans.push(other);
         let mut other = transfers(0, 1024, 0, 100 * MS);
@@ -220,7 +221,7 @@ fn other_directions_and_triggers_in_a_window_do_not_count() {
 #[test]
 fn classes_of_one_direction_add_up() {
     let mut with_small = window(2, 2 * MS, MS);
-    with_small.spans.push(spans(512, 2 * MS, &[]));
+    with_small.spans.push(spans(512, [2 * MS, MS], &[]));
     with_small.transfers.push(transfers(0, 512, 0, MS));
     let moved = Phase {
         moved_bytes: 6 * MIB,

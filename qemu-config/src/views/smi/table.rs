@@ -304,8 +304,8 @@ mod tests {
             "|          order 0: 1024 folios, 4.00 MiB, split from larger ones              |",
             "| Now      copy engine 40 % busy, 1.05 GB/s to device, 105 MB/s home           |",
             "| order way        folios    bytes migration    engine  copy     p50     p99   |",
-            "|     9 to device    1000 1.95 GiB 10.5 GB/s 14.0 GB/s  75 % 2.00 ms 4.00 ms   |",
-            "|     0 home        51200  200 MiB  300 MB/s 3.00 GB/s  10 % 40.0 us  500 us   |",
+            "|     9 to device    1000 1.95 GiB 10.5 GB/s 14.0 GB/s  80 % 2.00 ms 4.00 ms   |",
+            "|     0 home        51200  200 MiB  300 MB/s 3.00 GB/s   9 % 40.0 us  500 us   |",
             "| Faults   GPU 33, replayed 32 (p50 150 us, p99 900 us), CPU 7                 |",
             "|   0     212 svm-mix            514 MiB      30       7  1.95 GiB   200 MiB   |",
         ] {

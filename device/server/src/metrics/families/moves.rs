@@ -94,6 +94,16 @@ pub(super) const FAMILIES: &[Family] = &[
             })
         },
     ),
+    counter(
+        "hmmgpu_span_engine_seconds_total",
+        "seconds",
+        "Time in it that engines were busy with what such migrations copy.",
+        |to, from| {
+            each_span(to, from, |to, labels, row| {
+                to.put(labels, seconds(row.engine_ns))
+            })
+        },
+    ),
     histogram(
         "hmmgpu_span_duration_seconds",
         "Time of each migration.",

@@ -68,14 +68,9 @@ pub(crate) fn summary(panel: &Panel<'_>, gpu: &Gpu, area: Rect, buffer: &mut Buf
 
 /// The engine's share of the time of what migrated in the interval, both ways.
 fn copy_share(gpu: &Gpu) -> Option<f64> {
-    let mut engine = 0u64;
-    let mut spans = 0u64;
-    for direction in [Direction::SysToDev, Direction::DevToSys] {
-        let moved = gpu.figures.recent(direction, None);
-        engine = engine.saturating_add(moved.engine_ns);
-        spans = spans.saturating_add(moved.span_ns);
-    }
-    (spans > 0).then(|| ratio(engine, spans).min(1.0))
+    let mut moved = gpu.figures.recent(Direction::SysToDev, None);
+    moved.add(&gpu.figures.recent(Direction::DevToSys, None));
+    moved.copy_share()
 }
 
 fn bar(panel: &Panel<'_>, name: &'static str, share: f64) -> Vec<Span<'static>> {
