@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +59,15 @@ impl Program {
     /// Starts it with these arguments and this input, in a process group of its own, with
     /// sockets and temporary files in `runtime`.
     pub fn start(&self, arguments: &[&str], input: &[u8], runtime: &Path) -> Result<Running> {
+        let mut running = self.start_open(arguments, runtime)?;
+        // Small inputs fit into the pipe; a program that does not read them is no error.
+        let _ = running.say(input);
+        running.stdin = None;
+        Ok(running)
+    }
+
+    /// [`Program::start`], with its input still open: see [`Running::say`].
+    pub fn start_open(&self, arguments: &[&str], runtime: &Path) -> Result<Running> {
         let mut child = Command::new(self.path())
             .args(arguments)
             .env("XDG_RUNTIME_DIR", runtime)
@@ -68,39 +77,14 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start hmmgpu")?;
-        let mut stdin = child.stdin.take().context("no standard input")?;
-        // Small inputs fit into the pipe; a program that does not read them is no error.
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        let (line_sender, lines) = channel();
         let stdout = child.stdout.take().context("no standard output")?;
-        let stdout = std::thread::spawn(move || {
-            let mut all = String::new();
-            let mut reader = BufReader::new(stdout);
-            let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
-                let text = String::from_utf8_lossy(&line).into_owned();
-                all += &text;
-                let _ = line_sender.send(text);
-                line.clear();
-            }
-            all
-        });
-        let mut stderr = child.stderr.take().context("no standard error")?;
-        let stderr = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            let _ = stderr.read_to_end(&mut all);
-            String::from_utf8_lossy(&all).into_owned()
-        });
+        let stderr = child.stderr.take().context("no standard error")?;
         Ok(Running {
+            stdin: child.stdin.take(),
+            stdout: Stream::read(stdout),
+            stderr: Stream::read(stderr),
             child,
-            lines,
-            seen: VecDeque::new(),
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            collected: false,
         })
     }
 
@@ -116,14 +100,58 @@ impl Program {
     }
 }
 
+/// What a program writes, as it comes.
+#[derive(Debug)]
+struct Stream {
+    lines: Receiver<String>,
+    /// Lines that nobody waited for.
+    seen: VecDeque<String>,
+    thread: Option<JoinHandle<String>>,
+}
+
+impl Stream {
+    fn read(pipe: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut all = String::new();
+            let mut reader = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                let text = String::from_utf8_lossy(&line).into_owned();
+                all += &text;
+                let _ = sender.send(text);
+                line.clear();
+            }
+            all
+        });
+        Self {
+            lines,
+            seen: VecDeque::new(),
+            thread: Some(thread),
+        }
+    }
+
+    /// All of it. It has to have ended.
+    fn collect(&mut self) -> String {
+        let thread = self.thread.take();
+        thread
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default()
+    }
+}
+
 /// A running program; it and its process group are killed when the value is dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    lines: Receiver<String>,
-    seen: VecDeque<String>,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<String>>,
+    stdin: Option<ChildStdin>,
+    stdout: Stream,
+    stderr: Stream,
+    /// It has ended, and nothing is left of it.
+    collected: bool,
 }
 
 /// What came of it.
@@ -158,26 +186,45 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// Waits until a line of its standard output contains `text`.
-    pub fn wait_for_line(&mut self, text: &str, limit: Duration) -> Result<()> {
+    /// Writes to its standard input, if that was left open.
+    pub fn say(&mut self, input: &[u8]) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("its input is closed")?;
+        stdin.write_all(input)?;
+        Ok(stdin.flush()?)
+    }
+
+    /// Waits until a line of its standard output contains `text`, and gives the line.
+    pub fn wait_for_line(&mut self, text: &str, limit: Duration) -> Result<String> {
+        self.wait_for(text, limit, |running| &mut running.stdout)
+    }
+
+    /// The same for its standard error.
+    pub fn wait_for_message(&mut self, text: &str, limit: Duration) -> Result<String> {
+        self.wait_for(text, limit, |running| &mut running.stderr)
+    }
+
+    fn wait_for(
+        &mut self,
+        text: &str,
+        limit: Duration,
+        stream: fn(&mut Running) -> &mut Stream,
+    ) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) if line.contains(text) => return Ok(()),
-                Ok(line) => self.seen.push_back(line),
+            let Stream { lines, seen, .. } = stream(self);
+            match lines.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return Ok(line),
+                Ok(line) => seen.push_back(line),
                 Err(RecvTimeoutError::Timeout) => bail!(
-                    "{text:?} did not come within {} s; it said {:?}",
+                    "{text:?} did not come within {} s; it said {seen:?}",
                     limit.as_secs(),
-                    self.seen
                 ),
                 Err(RecvTimeoutError::Disconnected) => {
                     // Its output has ended, so it is about to; if not, it is made to.
                     let said = self.kill_and_collect();
-                    bail!(
-                        "it ended before it said {text:?}; it said {:?}\n--- stderr\n{said}",
-                        self.seen,
-                    )
+                    let seen = &stream(self).seen;
+                    bail!("it ended before it said {text:?}; it said {seen:?}\n--- stderr\n{said}",)
                 }
             }
         }
@@ -185,15 +232,12 @@ impl Running {
 
     /// Ends it unless it has ended, and gives its standard error.
     fn kill_and_collect(&mut self) -> String {
-        let ended = pidfd_open(self.pid(), PidfdFlags::empty())
-            .is_ok_and(|pidfd| readable(&pidfd, Duration::from_secs(10)).unwrap_or(false));
-        if !ended {
+        if !self.ends_within(Duration::from_secs(10)).unwrap_or(false) {
             let _ = self.signal_group(Signal::KILL);
         }
         let _ = self.child.wait();
-        self.stdout = None;
-        let said = self.stderr.take().and_then(|thread| thread.join().ok());
-        said.unwrap_or_default()
+        self.collected = true;
+        self.stderr.collect()
     }
 
     /// Sends a signal to the process alone.
@@ -206,10 +250,15 @@ impl Running {
         Ok(kill_process_group(self.pid(), signal)?)
     }
 
-    /// Waits for the end, which has to come within `limit`.
+    /// Whether it has ended, or does within `limit`.
+    pub fn ends_within(&self, limit: Duration) -> Result<bool> {
+        readable(&pidfd_open(self.pid(), PidfdFlags::empty())?, limit)
+    }
+
+    /// Closes its input and waits for the end, which has to come within `limit`.
     pub fn finish(mut self, limit: Duration) -> Result<Finished> {
-        let pidfd = pidfd_open(self.pid(), PidfdFlags::empty())?;
-        if !readable(&pidfd, limit)? {
+        self.stdin = None;
+        if !self.ends_within(limit)? {
             let said = self.kill_and_collect();
             bail!(
                 "hmmgpu did not end within {} s\n--- stderr\n{said}",
@@ -217,23 +266,18 @@ impl Running {
             );
         }
         let status = self.child.wait()?;
-        let text = |thread: &mut Option<JoinHandle<String>>| {
-            thread
-                .take()
-                .and_then(|thread| thread.join().ok())
-                .unwrap_or_default()
-        };
+        self.collected = true;
         Ok(Finished {
             code: status.code(),
-            stdout: text(&mut self.stdout),
-            stderr: text(&mut self.stderr),
+            stdout: self.stdout.collect(),
+            stderr: self.stderr.collect(),
         })
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.stdout.is_some() {
+        if !self.collected {
             let _ = self.signal_group(Signal::KILL);
             let _ = self.child.wait();
         }

@@ -17,6 +17,7 @@ mod program_run;
 mod selftest;
 mod serve;
 mod shared;
+mod views;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     trials.extend(bench::trials(&program));
     trials.extend(selftest::trials(&program));
     trials.extend(serve::trials(&program));
+    trials.extend(views::trials(&program));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // `exit` would not drop the program's folder.
     drop(program);
