@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::comparison::{Comparison, Settings};
-use super::sides::{Boot, MAX_BOOTS, Side};
-use super::verdict::{Input, compare};
+use super::sides::{Boot, MAX_BOOTS, Side, Unit};
+use super::verdict::{Input, compare_by};
 use super::warnings::Warning;
 use crate::bench::result::BenchResult;
 
@@ -109,7 +109,7 @@ fn compare_boots(
     let [a, b] = &sides;
     let [name_a, name_b] = kernels;
     let input = |name, boots| Input { name, boots };
-    let mut comparison = compare(input(name_a, a), input(name_b, b), settings);
+    let mut comparison = compare_by(Unit::Boot, input(name_a, a), input(name_b, b), settings);
     comparison.warnings.extend(failures);
     if boots.len() < planned {
         comparison.warnings.push(Warning::Interrupted {

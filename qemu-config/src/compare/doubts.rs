@@ -12,9 +12,9 @@ use crate::bench::result::RowKey;
 const NOISY: f64 = 0.10;
 
 /// What boots ran on, and what they say of themselves.
-pub(super) fn of_boots(a: &[Boot], b: &[Boot]) -> Vec<Warning> {
+pub(super) fn of_boots(a: &[Boot], b: &[Boot], unit: Unit) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if a.len() == 1 && b.len() == 1 {
+    if unit == Unit::Round {
         warnings.push(Warning::OneBoot);
     }
     environments(a, b, &mut warnings);

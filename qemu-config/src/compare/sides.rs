@@ -137,6 +137,14 @@ impl Unit {
         }
     }
 
+    /// The most that can be measured.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Boot => MAX_BOOTS,
+            Self::Round => MAX_ROUNDS,
+        }
+    }
+
     /// Its name for this many.
     pub fn name(self, count: usize) -> &'static str {
         match (self, count) {

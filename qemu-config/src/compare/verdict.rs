@@ -20,10 +20,15 @@ pub struct Input<'a> {
     pub boots: &'a [Boot],
 }
 
-/// Compares B with A. What keeps rows from being compared is in the warnings.
+/// Compares B with A: the boots of both, or, if each is a single one, their rounds. What keeps
+/// rows from being compared is in the warnings.
 pub fn compare(a: Input<'_>, b: Input<'_>, settings: Settings) -> Comparison {
-    let unit = Unit::of(a.boots, b.boots);
-    let mut warnings = doubts::of_boots(a.boots, b.boots);
+    compare_by(Unit::of(a.boots, b.boots), a, b, settings)
+}
+
+/// [`compare`], with values that stand for `unit`.
+pub fn compare_by(unit: Unit, a: Input<'_>, b: Input<'_>, settings: Settings) -> Comparison {
+    let mut warnings = doubts::of_boots(a.boots, b.boots, unit);
     let mut pairs: Vec<(RowKey, Values, Values)> = Vec::new();
     for row in keys(a.boots, b.boots) {
         match (values(a.boots, row, unit), values(b.boots, row, unit)) {
@@ -31,7 +36,7 @@ pub fn compare(a: Input<'_>, b: Input<'_>, settings: Settings) -> Comparison {
             (a, b) => warnings.extend(doubts::of_missing(row, a.as_ref(), b.as_ref())),
         }
     }
-    let rows = judge(&pairs, settings);
+    let rows = judge(&pairs, unit, settings);
     for (row, a, b) in &pairs {
         warnings.extend(doubts::of_row(*row, a, b, unit));
     }
@@ -66,7 +71,7 @@ fn keys(a: &[Boot], b: &[Boot]) -> BTreeSet<RowKey> {
 }
 
 /// The rows' comparisons. All rows together are one family of questions.
-fn judge(pairs: &[(RowKey, Values, Values)], settings: Settings) -> Vec<RowComparison> {
+fn judge(pairs: &[(RowKey, Values, Values)], unit: Unit, settings: Settings) -> Vec<RowComparison> {
     // Most rows have the same number of values, and counting out takes a moment.
     let mut distributions: BTreeMap<(usize, usize), MannWhitney> = BTreeMap::new();
     let mut related: Vec<(&(RowKey, Values, Values), Relation)> = Vec::new();
@@ -101,7 +106,7 @@ fn judge(pairs: &[(RowKey, Values, Values)], settings: Settings) -> Vec<RowCompa
         );
         let count = a.bytes_per_s.len().min(b.bytes_per_s.len());
         let more = match verdict {
-            Verdict::Inconclusive => more(relation, count, related.len(), settings),
+            Verdict::Inconclusive => more(relation, count, related.len(), unit, settings),
             _ => None,
         };
         RowComparison {
@@ -139,12 +144,15 @@ fn verdict(relation: &Relation, slower: bool, faster: bool, threshold: f64) -> V
     }
 }
 
-/// More values than this are not asked for.
-const MOST: f64 = 1000.0;
-
 /// About how many more values of each side would allow a verdict: the interval narrows with the
 /// square root of their number.
-fn more(relation: &Relation, count: usize, rows: usize, settings: Settings) -> Option<usize> {
+fn more(
+    relation: &Relation,
+    count: usize,
+    rows: usize,
+    unit: Unit,
+    settings: Settings,
+) -> Option<usize> {
     let level = stats::tail(settings.confidence);
     let Some((low, high)) = relation.interval else {
         return Some(stats::least_size(level).saturating_sub(count).max(1));
@@ -154,10 +162,10 @@ fn more(relation: &Relation, count: usize, rows: usize, settings: Settings) -> O
     // How far it may reach: down to the threshold, or, where B seems slower, up to 1.
     let reach = (at - (1.0 - settings.threshold).ln()).max(-at);
     let needed = float(count) * (half / reach).powi(2);
-    if needed.is_nan() || needed > MOST {
+    if needed.is_nan() || needed > float(unit.most()) {
         return None;
     }
-    // It is in 0..=1000.
+    // It is small and not negative.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let needed = needed.ceil() as usize;
     let needed = if needed <= count {
@@ -233,6 +241,14 @@ mod tests {
         CALM.iter().map(|sample| sample * factor).collect()
     }
 
+    /// A boot for each factor, of as many times the usual speed.
+    fn boots(factors: &[f64]) -> Vec<Boot> {
+        let boot = |(number, factor): (usize, &f64)| {
+            Boot::of(number, &rounds(&scaled(*factor))).expect("is right")
+        };
+        factors.iter().enumerate().map(boot).collect()
+    }
+
     #[test]
     fn verdicts_at_the_edges_of_the_threshold() {
         for (factor, threshold, expected) in [
@@ -298,21 +314,40 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_asked_for_more_boots_than_there_can_be() {
+        // The same noise that some hundred more rounds would do for.
+        let wild = boots(&[0.6, 0.8, 1.0, 1.2, 1.4]);
+        let input = |name, boots| Input { name, boots };
+        let comparison = compare(input("a", &wild), input("b", &wild), Settings::default());
+        assert_eq!(comparison.rows[0].verdict, Verdict::Inconclusive);
+        assert_eq!(comparison.rows[0].more, None);
+    }
+
+    #[test]
     fn boots_are_what_counts_where_there_are_several() {
-        let of = |factors: &[f64]| -> Vec<Boot> {
-            let boot = |(number, factor): (usize, &f64)| {
-                Boot::of(number, &rounds(&scaled(*factor))).expect("is right")
-            };
-            factors.iter().enumerate().map(boot).collect()
-        };
         // Rounds differ little, boots much: of 50 values each a rank test would be sure.
-        let (a, b) = (of(&[0.7, 1.0, 1.3, 1.1]), of(&[0.6, 0.9, 1.2, 1.0]));
+        let (a, b) = (boots(&[0.7, 1.0, 1.3, 1.1]), boots(&[0.6, 0.9, 1.2, 1.0]));
         let input = |name, boots| Input { name, boots };
         let comparison = compare(input("a", &a), input("b", &b), Settings::default());
         assert_eq!(comparison.unit, Unit::Boot);
         assert_eq!((comparison.rows[0].a.values, comparison.a.boots), (4, 4));
         assert_eq!(comparison.verdict, Verdict::Inconclusive);
         assert!((comparison.rows[0].a.median_bytes_per_s / 1.05e9 - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_single_boot_of_several_is_one_value() {
+        // Of an alternation that ended early: its rounds are no proof.
+        let (a, b) = (boots(&[1.0]), boots(&[0.5]));
+        let input = |name, boots| Input { name, boots };
+        let (a, b) = (input("a", &a), input("b", &b));
+        let by_boot = compare_by(Unit::Boot, a, b, Settings::default());
+        assert_eq!(by_boot.verdict, Verdict::Inconclusive);
+        assert_eq!(by_boot.rows[0].a.values, 1);
+        assert!(!by_boot.warnings.contains(&Warning::OneBoot));
+        let by_round = compare(a, b, Settings::default());
+        assert_eq!(by_round.verdict, Verdict::Regression);
+        assert!(by_round.warnings.contains(&Warning::OneBoot));
     }
 
     #[test]
