@@ -17,6 +17,10 @@ pub struct BenchPlan {
     /// After each round, another one in which the driver copies nothing.
     #[serde(default)]
     pub floor: bool,
+    /// Upstream's module `test_hmm`, a file in the guest: at orders 0 and 9 it is asked for the same
+    /// after each round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_hmm: Option<String>,
 }
 
 /// Memory to measure.
@@ -57,6 +61,8 @@ pub enum Subject {
     Driver,
     /// The driver, which does all but copy: data is lost, by intent.
     Floor,
+    /// Upstream's `test_hmm`. The device has no part in it, so its rounds have no window.
+    TestHmm,
 }
 
 /// One step of the measurement has ended, or the guest program has something to say.
@@ -107,7 +113,7 @@ pub struct Phase {
     /// Who moved the memory.
     #[serde(default)]
     pub subject: Subject,
-    /// Cookie of the window in the device's telemetry.
+    /// Cookie of the window in the device's telemetry; 0: there is none.
     pub mark: u64,
     /// Folio order that the source memory was asked to have.
     pub source_order: u8,

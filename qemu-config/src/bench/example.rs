@@ -51,6 +51,8 @@ pub(crate) fn row(source_order: u8, device_order: u8, median: f64) -> Row {
         limit_bytes_per_s: None,
         limit_by: None,
         limit_ratio: None,
+        test_hmm_bytes_per_s: None,
+        test_hmm_ratio: None,
         verified: true,
     }
 }
@@ -63,6 +65,16 @@ pub(crate) fn with_limit(row: Row) -> Row {
         limit_bytes_per_s: Some(row.engine_bytes_per_s.clone()),
         limit_by: Some(LimitBy::Engine),
         limit_ratio: Some(Stat::of(rates.iter().map(|rate| rate / 8e9).collect())),
+        ..row
+    }
+}
+
+/// The same row beside a `test_hmm` that takes a second for each round.
+pub(crate) fn with_test_hmm(row: Row) -> Row {
+    let ours = row.guest_s.samples.iter().map(|seconds| 1.0 / seconds);
+    Row {
+        test_hmm_ratio: Some(Stat::of(ours.collect())),
+        test_hmm_bytes_per_s: Some(Stat::of(vec![268_435_456.0; row.guest_s.samples.len()])),
         ..row
     }
 }
@@ -91,6 +103,7 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
             repeats: 5,
             call_bytes: 32 * MIB,
             floor: false,
+            test_hmm: None,
         },
         rows,
         errors: vec![],

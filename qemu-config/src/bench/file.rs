@@ -182,6 +182,8 @@ fn check_row(row: &Row) -> Result<(), String> {
         ("floor_bytes_per_s", &row.floor_bytes_per_s),
         ("limit_bytes_per_s", &row.limit_bytes_per_s),
         ("limit_ratio", &row.limit_ratio),
+        ("test_hmm_bytes_per_s", &row.test_hmm_bytes_per_s),
+        ("test_hmm_ratio", &row.test_hmm_ratio),
     ] {
         if let Some(stat) = stat {
             check_figures(stat).map_err(|what| format!("{name}: {what}"))?;

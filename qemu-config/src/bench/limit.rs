@@ -1,5 +1,5 @@
-//! What a migration could be at best: no faster than the kernel without any copy, and no faster than
-//! the copy.
+//! What a migration is compared with: the limit, which is the slower of the kernel without any copy
+//! and the copy alone, and upstream's `test_hmm`.
 
 use super::result::{LimitBy, Stat};
 
@@ -12,6 +12,8 @@ pub(super) struct Rates {
     pub(super) migration: f64,
     /// Of the engine.
     pub(super) engine: f64,
+    /// Of the migration, by the guest's clock.
+    pub(super) guest: f64,
 }
 
 /// The limit of a row.
@@ -32,13 +34,7 @@ pub(super) struct Limit {
 /// below both, and flatter the ratio. Each round is then compared with its own sample, which was
 /// taken right before or after it; a round without one counts for nothing here.
 pub(super) fn limit(rounds: &[Rates], floor: &[(u32, f64)]) -> Option<Limit> {
-    let pairs: Vec<(Rates, f64)> = rounds
-        .iter()
-        .filter_map(|round| {
-            let (_, floor) = floor.iter().find(|(repeat, _)| *repeat == round.repeat)?;
-            Some((*round, *floor))
-        })
-        .collect();
+    let pairs = pairs(rounds, floor);
     let floor = Stat::of(pairs.iter().map(|(_, floor)| *floor).collect());
     let engine = Stat::of(pairs.iter().map(|(round, _)| round.engine).collect());
     // A device that did not tell its time with these bytes sets no limit.
@@ -60,6 +56,25 @@ pub(super) fn limit(rounds: &[Rates], floor: &[(u32, f64)]) -> Option<Limit> {
     })
 }
 
+/// Rates of `test_hmm`, and the own ones by the same clock over them, round by round.
+pub(super) fn against(rounds: &[Rates], theirs: &[(u32, f64)]) -> Option<(Stat, Stat)> {
+    let pairs = pairs(rounds, theirs);
+    let ratio = pairs.iter().map(|(round, theirs)| round.guest / theirs);
+    let ratio = Stat::of(ratio.collect());
+    let rates = Stat::of(pairs.iter().map(|(_, theirs)| *theirs).collect());
+    (!pairs.is_empty()).then_some((rates, ratio))
+}
+
+/// Rounds that have another one of the same number beside them, with its rate.
+fn pairs(rounds: &[Rates], others: &[(u32, f64)]) -> Vec<(Rates, f64)> {
+    let pair = |round: &Rates| {
+        let same = |(repeat, rate): &&(u32, f64)| *repeat == round.repeat && *rate > 0.0;
+        let (_, other) = others.iter().find(same)?;
+        Some((*round, *other))
+    };
+    rounds.iter().filter_map(pair).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +84,7 @@ mod tests {
             repeat,
             migration,
             engine,
+            guest: migration / 2.0,
         };
         (0..).zip(figures).map(round).collect()
     }
@@ -97,6 +113,15 @@ mod tests {
         assert_eq!(found.ratio.samples, [1.0, 0.5]);
         assert_eq!(limit(&rounds, &[(7, 1.0)]), None);
         assert_eq!(limit(&rounds, &[]), None);
+    }
+
+    #[test]
+    fn test_hmm_is_compared_by_the_guests_clock() {
+        let rounds = rounds(&[(8.0, 9.0), (4.0, 9.0), (6.0, 9.0)]);
+        let (rates, ratio) = against(&rounds, &[(0, 2.0), (2, 0.5), (1, 0.0)]).expect("rates");
+        assert_eq!(rates.samples, [2.0, 0.5]);
+        assert_eq!(ratio.samples, [2.0, 6.0]);
+        assert_eq!(against(&rounds, &[(1, 0.0)]), None);
     }
 
     #[test]

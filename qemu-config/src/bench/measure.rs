@@ -1,6 +1,7 @@
 //! One measurement: a guest boots, its program carries out the plan, and what it said is joined
 //! with what the device counted.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hmmgpu_guest_protocol::ExitStatus;
@@ -53,12 +54,13 @@ pub struct Measured {
     pub messages: Vec<String>,
 }
 
-/// Carries out `plan` in a new guest of `vm`, with the driver loaded with these parameters. A
-/// VM that was lost before anything was measured is an error.
+/// Carries out `plan` in a new guest of `vm`, which gets these files (path here, path there), with
+/// the driver loaded with these parameters. A VM that was lost before anything was measured is an error.
 pub fn measure(
     vm: &Vm,
     plan: &BenchPlan,
     driver_params: &str,
+    files: &[(PathBuf, String)],
     listener: Listener<'_>,
 ) -> Result<Measured, VmError> {
     let argument = serde_json::to_string(plan)
@@ -88,7 +90,7 @@ pub fn measure(
     };
     let ended = vm.run(
         &job([PROGRAM, &argument], driver_params),
-        &[],
+        files,
         VmIo {
             stdout: Some(stdout),
             stderr: Some(messages.clone()),

@@ -134,6 +134,7 @@ pub fn plan(
         repeats,
         call_bytes: call.0,
         floor: false,
+        test_hmm: None,
     })
 }
 

@@ -113,6 +113,13 @@ pub struct Row {
     /// The row's migration rate over the limit, round by round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_ratio: Option<Stat>,
+    /// The same work by upstream's `test_hmm` in the same guest, in rounds between the others: bytes
+    /// over the time that the guest's program waited, by the guest's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_hmm_bytes_per_s: Option<Stat>,
+    /// The row's own rate by the same clock over that, round by round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_hmm_ratio: Option<Stat>,
     /// Every byte was right after every round, and there was a round.
     pub verified: bool,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hmmgpu_guest_protocol::bench::{BenchEvent, Direction, Phase, Subject, Trigger};
 use hmmgpu_telemetry::snapshot::{self, Snapshot, Window, copy_share};
 
-use super::limit::{Rates, limit};
+use super::limit::{Rates, against, limit};
 use super::result::{Fallback, PhaseTimes, Row, RowKey, Stat};
 use super::times::Times;
 use super::warning::Warning;
@@ -28,7 +28,7 @@ const ENOUGH_REPEATS: u32 = 3;
 pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Vec<Warning>) {
     let mut warnings = Vec::new();
     let mut phases: BTreeMap<RowKey, Vec<&Phase>> = BTreeMap::new();
-    let mut floors: BTreeMap<RowKey, Vec<&Phase>> = BTreeMap::new();
+    let mut beside: BTreeMap<(RowKey, Subject), Vec<&Phase>> = BTreeMap::new();
     for event in events {
         match event {
             BenchEvent::Phase(phase) => {
@@ -38,10 +38,10 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
                     trigger: phase.trigger,
                 };
                 let rounds = match phase.subject {
-                    Subject::Driver => &mut phases,
-                    Subject::Floor => &mut floors,
+                    Subject::Driver => phases.entry(key).or_default(),
+                    subject => beside.entry((key, subject)).or_default(),
                 };
-                rounds.entry(key).or_default().push(phase);
+                rounds.push(phase);
             }
             BenchEvent::Skipped {
                 source_order,
@@ -66,9 +66,15 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
     let mut rows = Vec::new();
     let mut repeats = u32::MAX;
     for (key, phases) in &phases {
-        let floor = floors.get(key).map(Vec::as_slice).unwrap_or_default();
-        let floor = floor_rates(*key, floor, &windows, &mut warnings);
-        let row = row(*key, phases, &floor, &windows, &mut warnings);
+        let of = |subject| {
+            let rounds = beside.get(&(*key, subject));
+            rounds.map(Vec::as_slice).unwrap_or_default()
+        };
+        let others = Others {
+            floor: floor_rates(*key, of(Subject::Floor), &windows, &mut warnings),
+            test_hmm: test_hmm_rates(*key, of(Subject::TestHmm), &mut warnings),
+        };
+        let row = row(*key, phases, &others, &windows, &mut warnings);
         let share = least_share
             .entry(key.source_order)
             .or_insert(row.source_share);
@@ -141,6 +147,30 @@ impl Round {
     }
 }
 
+/// Rates of the rounds beside a row's own, by their number.
+struct Others {
+    floor: Vec<(u32, f64)>,
+    test_hmm: Vec<(u32, f64)>,
+}
+
+/// Rates of the counted rounds of `test_hmm`, by their number.
+fn test_hmm_rates(row: RowKey, phases: &[&Phase], warnings: &mut Vec<Warning>) -> Vec<(u32, f64)> {
+    let mut rates = Vec::new();
+    for phase in phases.iter().filter(|phase| !phase.warm_up) {
+        if phase.moved_bytes < phase.bytes || !phase.verified {
+            warnings.push(Warning::TestHmm {
+                row,
+                repeat: phase.repeat,
+                moved_bytes: phase.moved_bytes,
+                mismatched_bytes: phase.mismatched_bytes,
+            });
+        } else {
+            rates.push((phase.repeat, per_second(phase.bytes, phase.guest_ns)));
+        }
+    }
+    rates
+}
+
 /// Rates of the counted rounds without copies, by their number.
 fn floor_rates(
     key: RowKey,
@@ -165,7 +195,7 @@ fn floor_rates(
 fn row(
     key: RowKey,
     phases: &[&Phase],
-    floor: &[(u32, f64)],
+    others: &Others,
     windows: &BTreeMap<u64, &Window>,
     warnings: &mut Vec<Warning>,
 ) -> Row {
@@ -197,6 +227,7 @@ fn row(
             repeat: phase.repeat,
             migration: round.migration_rate(),
             engine: per_second(round.engine_bytes, round.engine_ns),
+            guest: per_second(phase.moved_bytes, phase.guest_ns),
         });
         shares.extend(copy_share(round.copy_ns, round.busy_ns));
         migration_s.push(ratio(round.busy_ns, NS));
@@ -206,7 +237,8 @@ fn row(
     let right = phases
         .iter()
         .all(|phase| phase.verified && phase.mismatched_bytes == 0);
-    let limit = limit(&rates, floor);
+    let limit = limit(&rates, &others.floor);
+    let (test_hmm, test_hmm_ratio) = against(&rates, &others.test_hmm).unzip();
     let migration = Stat::of(rates.iter().map(|round| round.migration).collect());
     let shares_of_source = phases.iter().map(|phase| phase.source_share);
     let row = Row {
@@ -224,6 +256,8 @@ fn row(
         limit_bytes_per_s: limit.as_ref().map(|limit| limit.limit.clone()),
         limit_by: limit.as_ref().map(|limit| limit.by),
         limit_ratio: limit.map(|limit| limit.ratio),
+        test_hmm_bytes_per_s: test_hmm,
+        test_hmm_ratio,
         migration_bytes_per_s: migration,
         engine_bytes_per_s: Stat::of(rates.iter().map(|round| round.engine).collect()),
         migration_s: Stat::of(migration_s),

@@ -118,6 +118,15 @@ const LIMIT: &[Column] = &[
         row.limit_ratio.as_ref().map_or_else(|| "-".into(), share)
     }),
 ];
+/// Where test_hmm was measured.
+const TEST_HMM: &[Column] = &[
+    figure("test_hmm", |row| median(row.test_hmm_bytes_per_s.as_ref())),
+    figure("over it", |row| {
+        row.test_hmm_ratio
+            .as_ref()
+            .map_or_else(|| "-".into(), times)
+    }),
+];
 const LAST: &[Column] = &[text("data", |row| {
     if row.verified {
         "verified".into()
@@ -128,17 +137,50 @@ const LAST: &[Column] = &[text("data", |row| {
 
 /// The columns that these rows need.
 pub(crate) fn columns(rows: &[Row]) -> Vec<&'static Column> {
-    let limit = if rows.iter().any(|row| row.limit_ratio.is_some()) {
-        LIMIT
-    } else {
-        &[]
-    };
-    COLUMNS.iter().chain(limit).chain(LAST).collect()
+    let any = |has: fn(&Row) -> bool| rows.iter().any(has);
+    let some = |has, columns| if any(has) { columns } else { &[][..] };
+    COLUMNS
+        .iter()
+        .chain(some(has_limit, LIMIT))
+        .chain(some(has_test_hmm, TEST_HMM))
+        .chain(LAST)
+        .collect()
 }
+
+fn has_limit(row: &Row) -> bool {
+    row.limit_ratio.is_some()
+}
+
+fn has_test_hmm(row: &Row) -> bool {
+    row.test_hmm_ratio.is_some()
+}
+
+/// What the columns mean that not every table has, each a line.
+pub(crate) fn notes(rows: &[Row]) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    if rows.iter().any(has_limit) {
+        notes.push(LIMIT_NOTE);
+    }
+    if rows.iter().any(has_test_hmm) {
+        notes.push(TEST_HMM_NOTE);
+    }
+    notes
+}
+
+const LIMIT_NOTE: &str = "\"floor\" is the same with a copy that moves nothing, in rounds of its own, whose data is lost and not verified; \"limit\" is the slower of floor (kernel) and engine, \"of limit\" the median of the rounds (and smallest-largest).";
+pub(crate) const TEST_HMM_NOTE: &str = "\"test_hmm\" is upstream's test module doing the same in the same guest, verified; \"over it\" compares by the guest's clock, round by round. It flatters hmmgpu: test_hmm's call to the device also reads everything back into the caller's memory, and its copies are done by the guest's CPU, which may be emulated.";
 
 /// A rate that not every row has.
 fn median(stat: Option<&Stat>) -> String {
     stat.map_or_else(|| "-".into(), |stat| rate(stat.median))
+}
+
+/// A factor: median, smallest and largest.
+fn times(stat: &Stat) -> String {
+    let Stat {
+        median, min, max, ..
+    } = stat;
+    format!("{median:.1} x ({min:.1}-{max:.1})")
 }
 
 /// A share in percent: median, smallest and largest.
@@ -225,9 +267,6 @@ pub fn order_ratio(rows: &[Row], direction: Direction, trigger: Trigger) -> Opti
     Some(of(9)? / of(0)?)
 }
 
-/// What the columns of the limit are.
-pub(crate) const LIMIT_NOTE: &str = "\"floor\" is the same with a copy that moves nothing, in rounds of its own, whose data is lost and not verified; \"limit\" is the slower of floor (kernel) and engine, \"of limit\" the median of the rounds (and smallest-largest).\n";
-
 fn summary(rows: &[Row], text: &mut String) {
     text.push('\n');
     let ratios: Vec<String> = [
@@ -265,8 +304,8 @@ fn summary(rows: &[Row], text: &mut String) {
     text.push_str(
         "\"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.\n",
     );
-    if rows.iter().any(|row| row.limit_ratio.is_some()) {
-        text.push_str(LIMIT_NOTE);
+    for note in notes(rows) {
+        let _ = writeln!(text, "{note}");
     }
     let doorbells = rows.iter().filter_map(|row| row.doorbells_per_2mib);
     if let Some(most) = doorbells.max_by(f64::total_cmp) {
@@ -277,7 +316,7 @@ fn summary(rows: &[Row], text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::example::{result, row, with_limit};
+    use crate::bench::example::{result, row, with_limit, with_test_hmm};
     use crate::bench::warning::Warning;
 
     #[test]
@@ -312,6 +351,22 @@ Doorbell writes for each 2 MiB: 0.050 at most
             "{text}"
         );
         assert!(text.contains("not verified"), "{text}");
+    }
+
+    #[test]
+    fn test_hmm_has_columns_and_a_word_of_warning() {
+        let text = render(&result(vec![with_test_hmm(row(9, 9, 4e9))]));
+        assert!(
+            text.contains("splits  test_hmm            over it  data"),
+            "{text}"
+        );
+        // 256 MiB in 84 ms of the guest's clock, 42 ms to 168 ms.
+        assert!(
+            text.contains("3  268 MB/s  11.9 x (6.0-23.8)  verified"),
+            "{text}"
+        );
+        assert!(text.contains("It flatters hmmgpu"), "{text}");
+        assert!(!text.contains("floor"), "{text}");
     }
 
     #[test]

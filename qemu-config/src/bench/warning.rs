@@ -46,6 +46,18 @@ pub enum Warning {
         /// The phase's round.
         repeat: u32,
     },
+    /// A round of `test_hmm` did not move all, or not rightly: it is not compared with.
+    TestHmm {
+        /// Which row.
+        #[serde(flatten)]
+        row: RowKey,
+        /// The round.
+        repeat: u32,
+        /// Bytes that moved.
+        moved_bytes: u64,
+        /// Bytes that differed.
+        mismatched_bytes: u64,
+    },
     /// Less than 99 % of what was asked for moved.
     PartlyMoved {
         /// Which row.
@@ -143,6 +155,15 @@ impl fmt::Display for Warning {
                     "{row}: nothing moved in round {repeat}; see the guest's log (hmmgpu run -- dmesg)"
                 )
             }
+            Self::TestHmm {
+                row,
+                repeat,
+                moved_bytes,
+                mismatched_bytes,
+            } => write!(
+                f,
+                "{row}: test_hmm moved {moved_bytes} bytes in round {repeat}, and {mismatched_bytes} were wrong; this round is not compared with, more guest memory may help"
+            ),
             Self::PartlyMoved {
                 row,
                 asked_bytes,

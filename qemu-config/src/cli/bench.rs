@@ -7,6 +7,7 @@ use hmmgpu_images::KernelSpec;
 
 use super::compare::JudgeArgs;
 use super::machine::MachineArgs;
+use super::selftest::OtherDriver;
 use super::values::two_mib;
 use crate::bench::format::Format;
 use crate::bench::plan::Orders;
@@ -22,6 +23,7 @@ Examples:
   hmmgpu bench --orders 0,9 --format hmm-tests
   hmmgpu bench --kernel-arg init_on_alloc=1
   hmmgpu bench --orders 0,9 --floor
+  hmmgpu bench --orders 0,9 --against test_hmm --format hmm-tests
   hmmgpu bench --orders 9 --floor --json - | jq '.rows[] | [.direction, .trigger, .limit_ratio.median]'
   hmmgpu bench --metrics 9400 --trace trace.json
   hmmgpu bench --kernel-a debian:7.2 --kernel-b debian:7.3 --json both.json
@@ -54,6 +56,13 @@ pub struct BenchArgs {
     /// its limit, the slower of that floor and the engine, and how near to it the migration comes.
     #[arg(long)]
     pub floor: bool,
+    /// Have another driver do the same work in the same guest, at orders 0 and 9, and show how much
+    /// faster the migration is. The comparison flatters; the table says why.
+    #[arg(long, value_enum, value_name = "DRIVER", conflicts_with = "kernel_a")]
+    pub against: Option<OtherDriver>,
+    /// Take the other driver from this Linux source tree, not from the kernel's own source.
+    #[arg(long, value_name = "TREE", requires = "against")]
+    pub kernel_source: Option<PathBuf>,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -72,7 +72,7 @@ pub struct Cli {
 pub enum Command {
     /// Measure migration throughput for each folio order, in a guest.
     #[command(after_help = bench::HELP)]
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Show the result of a bench as one page that needs no network and no script.
     #[command(after_help = report::HELP)]
     Report(ReportArgs),

@@ -140,6 +140,7 @@ fn boot_once(
         vm,
         plan,
         driver_params,
+        &[],
         Listener {
             steps: Arc::new(move |done, total, what| steps.live_steps(done, total, what)),
             console: Some(Arc::clone(console)),

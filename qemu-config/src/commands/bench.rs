@@ -1,9 +1,11 @@
 //! `hmmgpu bench`: migration throughput for each folio order.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hmmgpu_guest_protocol::bench::BenchPlan;
+use hmmgpu_images::{ImageError, KernelSource};
 
 use super::alternate::bench_two;
 use super::output::Output;
@@ -12,13 +14,16 @@ use crate::bench::format::{self, Format};
 use crate::bench::measure::{Listener, Measured, measure};
 use crate::bench::plan::{Extent, Orders, plan};
 use crate::bench::result::BenchResult;
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, OtherDriver};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::profile::Profile;
 use crate::progress::Ui;
 use crate::report;
 use crate::vm::{FailureKind, Vm, VmError, VmEvent};
+
+/// Where the guest has the other driver's module.
+const MODULE: &str = "/usr/local/lib/test_hmm.ko";
 
 pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     if let (Some(a), Some(b)) = (&args.alternate.kernel_a, &args.alternate.kernel_b) {
@@ -46,13 +51,20 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
         ));
     }
     let console = console_sink(&args.machine, ui)?;
+    let source = args.kernel_source.as_deref().map(KernelSource::at);
+    let source = source.transpose().map_err(VmError::from)?;
 
     let vm = Vm::prepare(options)?;
+    let mut files = Vec::new();
+    if let (Some(OtherDriver::TestHmm), Some(inside)) = (args.against, &plan.test_hmm) {
+        files.push((test_hmm(&vm, source, ui)?, inside.clone()));
+    }
     let steps = ui.clone();
     let measured = measure(
         &vm,
         &plan,
         &args.machine.driver_params,
+        &files,
         Listener {
             steps: Arc::new(move |done, total, what| steps.steps(done, total, what)),
             console: Some(console),
@@ -93,6 +105,26 @@ pub(super) fn orders_for(args: &BenchArgs, extent: Extent) -> Orders {
     args.orders.clone().unwrap_or_else(|| extent.orders())
 }
 
+/// Upstream's module for the kernel that is measured.
+fn test_hmm(vm: &Vm, source: Option<KernelSource>, ui: &Ui) -> Result<PathBuf, VmError> {
+    let (source, module) = vm.make(|images, root, kernel| -> Result<_, ImageError> {
+        let source = match source {
+            Some(source) => source,
+            None => images.kernel_source(root, kernel)?,
+        };
+        let module = images.test_hmm(kernel, &source)?;
+        Ok((source, module))
+    })?;
+    if !source.fits(vm.kernel()) {
+        ui.warn(&format!(
+            "test_hmm is of Linux {} and the guest runs {}: it may not load, or do other work",
+            source.version,
+            vm.kernel().release
+        ));
+    }
+    Ok(module)
+}
+
 /// What is to be measured on this machine.
 pub(super) fn plan_for(
     args: &BenchArgs,
@@ -116,6 +148,7 @@ pub(super) fn plan_for(
     )
     .map(|plan| BenchPlan {
         floor: args.floor,
+        test_hmm: args.against.map(|OtherDriver::TestHmm| MODULE.to_owned()),
         ..plan
     })
     .map_err(Error::Usage)

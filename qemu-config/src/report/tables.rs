@@ -5,14 +5,18 @@ use maud::{Markup, html};
 use super::figure::{bytes, figure, percent, rate, seconds};
 use super::section;
 use crate::bench::counters::CounterCheck;
-use crate::bench::result::{BenchResult, Row};
-use crate::bench::table::orders;
+use crate::bench::result::{BenchResult, LimitBy, Row, Stat};
+use crate::bench::table::{notes, orders};
 
 /// Most lines of a table.
 const MAX_LINES: usize = 1000;
 
 /// Every row.
 pub(super) fn rows(rows: &[Row]) -> Markup {
+    let shown = Shown {
+        limit: rows.iter().any(|row| row.limit_ratio.is_some()),
+        test_hmm: rows.iter().any(|row| row.test_hmm_ratio.is_some()),
+    };
     let body = html! {
         div.scroll tabindex="0" role="region" aria-label="All figures" {
             table {
@@ -20,20 +24,28 @@ pub(super) fn rows(rows: &[Row]) -> Markup {
                     tr {
                         @for heading in [
                             "order", "way", "by", "device saw", "moved", "rounds", "migration", "slowest", "fastest",
-                            "engine", "copy", "p50", "p99", "queue p50", "queue p99", "splits", "data",
+                            "engine", "copy", "p50", "p99", "queue p50", "queue p99", "splits",
                         ] {
                             th scope="col" { (heading) }
                         }
+                        @if shown.limit {
+                            @for heading in ["floor", "limit", "limited by", "of limit"] { th scope="col" { (heading) } }
+                        }
+                        @if shown.test_hmm {
+                            @for heading in ["test_hmm", "over it"] { th scope="col" { (heading) } }
+                        }
+                        th scope="col" { "data" }
                     }
                 }
                 tbody {
-                    @for (index, row) in rows.iter().enumerate() { (line(index, row)) }
+                    @for (index, row) in rows.iter().enumerate() { (line(index, row, shown)) }
                 }
             }
         }
         p.small {
             "\"device saw\" is order:folios. p50 and p99 are the times that half, and 99 of 100, of the migrations did not exceed; \"queue\" is how long a copy waited in the ring."
         }
+        @for note in notes(rows) { p.small { (note) } }
     };
     section(
         "figures",
@@ -43,7 +55,21 @@ pub(super) fn rows(rows: &[Row]) -> Markup {
     )
 }
 
-fn line(index: usize, row: &Row) -> Markup {
+/// Columns that not every result has.
+#[derive(Clone, Copy)]
+struct Shown {
+    limit: bool,
+    test_hmm: bool,
+}
+
+/// A cell of the median of a figure that not every row has.
+fn median(key: &str, stat: Option<&Stat>, shown: fn(f64) -> String) -> Markup {
+    html! {
+        td { @if let Some(stat) = stat { (figure(&format!("{key}/median"), stat.median, &shown(stat.median))) } }
+    }
+}
+
+fn line(index: usize, row: &Row, shown: Shown) -> Markup {
     let key = |name: &str| format!("/rows/{index}/{name}");
     let (migration, engine) = (&row.migration_bytes_per_s, &row.engine_bytes_per_s);
     let of_us = |us: f64| seconds(us / 1e6);
@@ -65,6 +91,16 @@ fn line(index: usize, row: &Row) -> Markup {
             td { (figure(&key("queue_wait_us/p50"), row.queue_wait_us.p50, &of_us(row.queue_wait_us.p50))) }
             td { (figure(&key("queue_wait_us/p99"), row.queue_wait_us.p99, &of_us(row.queue_wait_us.p99))) }
             td { (figure(&key("splits"), row.splits, &row.splits.to_string())) }
+            @if shown.limit {
+                (median(&key("floor_bytes_per_s"), row.floor_bytes_per_s.as_ref(), rate))
+                (median(&key("limit_bytes_per_s"), row.limit_bytes_per_s.as_ref(), rate))
+                td.text { (row.limit_by.map_or("", LimitBy::name)) }
+                (median(&key("limit_ratio"), row.limit_ratio.as_ref(), percent))
+            }
+            @if shown.test_hmm {
+                (median(&key("test_hmm_bytes_per_s"), row.test_hmm_bytes_per_s.as_ref(), rate))
+                (median(&key("test_hmm_ratio"), row.test_hmm_ratio.as_ref(), |times| format!("{times:.1} x")))
+            }
             td.text { @if row.verified { "verified" } @else { "NOT VERIFIED" } }
         }
     }

@@ -50,6 +50,12 @@ struct Line {
     limit_ratio_median: Option<f64>,
     limit_ratio_min: Option<f64>,
     limit_ratio_max: Option<f64>,
+    test_hmm_bytes_per_s_median: Option<f64>,
+    test_hmm_bytes_per_s_min: Option<f64>,
+    test_hmm_bytes_per_s_max: Option<f64>,
+    test_hmm_ratio_median: Option<f64>,
+    test_hmm_ratio_min: Option<f64>,
+    test_hmm_ratio_max: Option<f64>,
 }
 
 impl Line {
@@ -62,6 +68,8 @@ impl Line {
             .collect();
         let phases = row.phases.as_ref();
         let (floor, limit_ratio) = (row.floor_bytes_per_s.as_ref(), row.limit_ratio.as_ref());
+        let test_hmm = row.test_hmm_bytes_per_s.as_ref();
+        let test_hmm_ratio = row.test_hmm_ratio.as_ref();
         Self {
             source_order: row.source_order,
             direction: row.direction,
@@ -102,6 +110,12 @@ impl Line {
             limit_ratio_median: limit_ratio.map(|stat| stat.median),
             limit_ratio_min: limit_ratio.map(|stat| stat.min),
             limit_ratio_max: limit_ratio.map(|stat| stat.max),
+            test_hmm_bytes_per_s_median: test_hmm.map(|stat| stat.median),
+            test_hmm_bytes_per_s_min: test_hmm.map(|stat| stat.min),
+            test_hmm_bytes_per_s_max: test_hmm.map(|stat| stat.max),
+            test_hmm_ratio_median: test_hmm_ratio.map(|stat| stat.median),
+            test_hmm_ratio_min: test_hmm_ratio.map(|stat| stat.min),
+            test_hmm_ratio_max: test_hmm_ratio.map(|stat| stat.max),
         }
     }
 }
@@ -141,13 +155,15 @@ engine_bytes_per_s_median,engine_bytes_per_s_min,engine_bytes_per_s_max,migratio
 guest_s_median,copy_share,latency_us_p50,latency_us_p99,queue_wait_us_p50,queue_wait_us_p99,\
 collect_s,alloc_s,copy_s,commit_s,finish_s,splits,fallbacks,s_per_gib,doorbells_per_2mib,\
 floor_bytes_per_s_median,floor_bytes_per_s_min,floor_bytes_per_s_max,limit_bytes_per_s_median,\
-limit_by,limit_ratio_median,limit_ratio_min,limit_ratio_max
+limit_by,limit_ratio_median,limit_ratio_min,limit_ratio_max,test_hmm_bytes_per_s_median,\
+test_hmm_bytes_per_s_min,test_hmm_bytes_per_s_max,test_hmm_ratio_median,test_hmm_ratio_min,\
+test_hmm_ratio_max
 9,sys_to_dev,prefetch,true,5,268435456,1342177280,9:128,1.0,\
 4000000000.0,2000000000.0,8000000000.0,\
 8000000000.0,8000000000.0,8000000000.0,0.067108864,\
 0.08388608,0.756,12.4,123456.0,0.8,3.2,\
 ,,,,,3,\"9:no \"\"vram\"\", at all:2\",\
-0.268435456,0.05,,,,,,,,
+0.268435456,0.05,,,,,,,,,,,,,,
 ";
         assert_eq!(render(&result(vec![first])), expected);
     }
@@ -156,7 +172,7 @@ limit_by,limit_ratio_median,limit_ratio_min,limit_ratio_max
     fn phases_and_limits_have_columns() {
         let text = render(&result(vec![with_limit(row(9, 9, 4e9))]));
         let expected = "0.01,0.002,0.07,0.015,0.003,3,,0.268435456,0.05,\
-16000000000.0,16000000000.0,16000000000.0,8000000000.0,engine,0.5,0.25,1.0\n";
+16000000000.0,16000000000.0,16000000000.0,8000000000.0,engine,0.5,0.25,1.0,,,,,,\n";
         assert!(text.ends_with(expected), "{text}");
         assert_eq!(render(&result(vec![])), "");
     }

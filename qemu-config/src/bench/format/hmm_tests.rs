@@ -9,7 +9,8 @@ use std::fmt::Write;
 
 use hmmgpu_guest_protocol::bench::{Direction, Trigger};
 
-use crate::bench::result::{BenchResult, Row};
+use crate::bench::result::{BenchResult, Row, RowKey, Stat};
+use crate::bench::table::TEST_HMM_NOTE;
 
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1_073_741_824.0;
@@ -25,13 +26,57 @@ struct Pair {
     improvement: Option<f64>,
 }
 
-/// The whole text.
+/// A row's buffer in bytes and the mean time for it in milliseconds.
+type Timed = (u64, f64);
+
+/// The whole text: a table, and where `test_hmm` did the same work, another one of that.
 pub(super) fn render(result: &BenchResult) -> String {
+    let mut text = String::from(
+        "\nHMM THP Migration Benchmark\n---------------------------\nSystem page size: 4096 bytes\n",
+    );
+    let against = result.rows.iter().any(|row| row.test_hmm_ratio.is_some());
+    if against {
+        text.push_str("\nDriver: hmmgpu\n");
+    }
+    table(result, ours, &mut text);
+    if against {
+        text.push_str("\nDriver: test_hmm\n");
+        table(result, theirs, &mut text);
+        text.push_str(TEST_HMM_NOTE);
+        text.push('\n');
+    }
+    for error in &result.errors {
+        let _ = writeln!(text, "error: {error}");
+    }
+    for warning in &result.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+/// By the guest's clock.
+fn ours(row: &Row) -> Option<Timed> {
+    let ms = row.guest_s.mean() * 1000.0;
+    (row.repeats > 0 && ms > 0.0).then_some((row.round_bytes, ms))
+}
+
+/// The same of `test_hmm`.
+fn theirs(row: &Row) -> Option<Timed> {
+    let rates = &row.test_hmm_bytes_per_s.as_ref()?.samples;
+    let seconds = rates.iter().map(|rate| bytes(row.round_bytes) / rate);
+    let ms = Stat::of(seconds.collect()).mean() * 1000.0;
+    (ms > 0.0).then_some((row.round_bytes, ms))
+}
+
+/// The table of what `timed` says of the rows.
+fn table(result: &BenchResult, timed: fn(&Row) -> Option<Timed>, text: &mut String) {
     let row = |order: u8, direction: Direction| {
-        result.rows.iter().find(|row| {
-            (row.source_order, row.direction, row.trigger) == (order, direction, Trigger::Prefetch)
-                && row.repeats > 0
-        })
+        let key = RowKey {
+            source_order: order,
+            direction,
+            trigger: Trigger::Prefetch,
+        };
+        timed(result.rows.iter().find(|row| row.key() == key)?)
     };
     let [to_thp, home_thp, to_regular, home_regular] = [
         row(9, Direction::SysToDev),
@@ -39,14 +84,11 @@ pub(super) fn render(result: &BenchResult) -> String {
         row(0, Direction::SysToDev),
         row(0, Direction::DevToSys),
     ];
-    let mut text = String::from(
-        "\nHMM THP Migration Benchmark\n---------------------------\nSystem page size: 4096 bytes\n",
-    );
     let there = [to_thp, home_thp, to_regular, home_regular];
-    let sizes: Vec<u64> = there.iter().flatten().map(|row| row.round_bytes).collect();
+    let sizes: Vec<u64> = there.iter().flatten().map(|(size, _)| *size).collect();
     let Some(&size) = sizes.first() else {
         text.push_str("\nNothing was measured at order 9 or 0.\n");
-        return text;
+        return;
     };
     // Times of different sizes have nothing to say about each other.
     let same = sizes.iter().all(|other| *other == size);
@@ -97,13 +139,6 @@ pub(super) fn render(result: &BenchResult) -> String {
     if !same {
         text.push_str("The two sizes differ: measure order 0 and 9 with one --size.\n");
     }
-    for error in &result.errors {
-        let _ = writeln!(text, "error: {error}");
-    }
-    for warning in &result.warnings {
-        let _ = writeln!(text, "warning: {warning}");
-    }
-    text
 }
 
 /// Upstream's name for a buffer of this size.
@@ -120,14 +155,13 @@ fn name(size: u64) -> String {
 }
 
 /// Mean time for the whole buffer, in milliseconds.
-fn time(row: Option<&Row>) -> Option<f64> {
-    row.map(|row| row.guest_s.mean() * 1000.0)
-        .filter(|ms| *ms > 0.0)
+fn time(timed: Option<Timed>) -> Option<f64> {
+    timed.map(|(_, ms)| ms)
 }
 
 /// The buffer over the mean time, in GiB/s.
-fn rate(row: Option<&Row>) -> Option<f64> {
-    Some(bytes(row?.round_bytes) / GIB / (time(row)? / 1000.0))
+fn rate(timed: Option<Timed>) -> Option<f64> {
+    timed.map(|(size, ms)| bytes(size) / GIB / (ms / 1000.0))
 }
 
 #[allow(clippy::cast_precision_loss)] // A round has far fewer than 2^53 bytes.
@@ -168,8 +202,7 @@ impl Unit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::example::{result, row};
-    use crate::bench::result::Stat;
+    use crate::bench::example::{result, row, with_test_hmm};
 
     /// A row whose rounds of 256 MiB take these milliseconds of the guest's clock.
     fn taking(order: u8, direction: Direction, ms: &[f64]) -> Row {
@@ -202,6 +235,27 @@ S->D Throughput      | 10.00 GB/s      | 0.25 GB/s      | 3900.0%
 D->S Throughput      | 5.00 GB/s      | 0.50 GB/s      | 900.0%
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn test_hmm_has_a_table_of_its_own() {
+        let rows = [0, 9].map(|order| with_test_hmm(taking(order, Direction::SysToDev, &[25.0])));
+        let text = render(&result(rows.into()));
+        let (ours, theirs) = text.split_once("Driver: test_hmm").expect("two tables");
+        assert!(ours.contains("Driver: hmmgpu\n"), "{text}");
+        assert!(
+            ours.contains("Sys->Dev Migration   | 25.000 ms        | 25.000 ms        | 0.0%\n"),
+            "{text}"
+        );
+        assert!(
+            theirs.contains("Sys->Dev Migration   | 1000.000 ms        | 1000.000 ms "),
+            "{text}"
+        );
+        assert!(
+            theirs.contains("S->D Throughput      | 0.25 GB/s"),
+            "{text}"
+        );
+        assert!(theirs.contains("It flatters hmmgpu"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::bench::result::BenchResult;
-use crate::bench::table::{LIMIT_NOTE, columns, environment_line};
+use crate::bench::table::{columns, environment_line, notes};
 
 /// Environment, table, errors and doubts.
 pub(super) fn render(result: &BenchResult) -> String {
@@ -24,9 +24,9 @@ pub(super) fn render(result: &BenchResult) -> String {
             let cells = columns.iter().map(|column| escape(&(column.cell)(row)));
             line(cells, &mut text);
         }
-        if result.rows.iter().any(|row| row.limit_ratio.is_some()) {
-            text.push('\n');
-            text.push_str(LIMIT_NOTE);
+        for note in notes(&result.rows) {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "\n{}", escape(note));
         }
     }
     let errors = result
@@ -103,7 +103,7 @@ Linux 7.3.4 on QEMU 11.1.3, tcg, 2 CPUs, hmmgpu v0.1.0; kernel command line: con
             text.contains("| 16.00 GB/s | 8.00 GB/s | engine | 50 % (25-100) | verified |\n"),
             "{text}"
         );
-        assert!(text.ends_with(&format!("\n\n{LIMIT_NOTE}")), "{text}");
+        assert!(text.contains("\n\n\"floor\" is the same"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_beside;
 mod compute;
 mod counters;
 mod guest;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     trials.extend(program_run::trials(&program));
     trials.extend(kernel::trials(&program));
     trials.extend(bench::trials(&program));
+    trials.extend(bench_beside::trials(&program));
     trials.extend(selftest::trials(&program));
     trials.extend(serve::trials(&program));
     trials.extend(views::trials(&program));

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use hmmgpu_guest_protocol::bench::Subject;
+
 use crate::pattern;
 use crate::sys::memory::{Memory, UNIT_PAGES, WORDS};
 
@@ -28,7 +30,7 @@ pub(super) fn fill(memory: &mut Memory, seed: u64) {
 }
 
 /// Bytes that are not what was written.
-pub(super) fn mismatches(filled: &Filled) -> u64 {
+fn mismatches(filled: &Filled) -> u64 {
     let differing = |page| {
         let base = pattern::page_base(filled.seed, page);
         pattern::differing_bytes(filled.memory.words(page), base)
@@ -38,6 +40,30 @@ pub(super) fn mismatches(filled: &Filled) -> u64 {
     })
     .into_iter()
     .sum()
+}
+
+/// What is known of the data after a trip.
+#[derive(Clone, Copy)]
+pub(super) struct Data {
+    pub(super) verified: bool,
+    pub(super) mismatched_bytes: u64,
+}
+
+impl Data {
+    /// Without copies there is nothing to compare.
+    pub(super) fn compare(subject: Subject, filled: &Filled) -> Data {
+        if subject == Subject::Floor {
+            return Data {
+                verified: false,
+                mismatched_bytes: 0,
+            };
+        }
+        let mismatched_bytes = mismatches(filled);
+        Data {
+            verified: mismatched_bytes == 0,
+            mismatched_bytes,
+        }
+    }
 }
 
 /// Does `work` on parts of so many pages, one for each processor, at the same time. Only for what is

@@ -10,7 +10,8 @@
 //!    single pages by now), and comes home by CPU touch: one phase. Every byte is compared.
 //!
 //! Where the plan wants the floor, the same is done once more after each round, with a driver that
-//! copies nothing. What is in the memory then is of no use, and not compared.
+//! copies nothing. What is in the memory then is of no use, and not compared. Where the plan wants
+//! upstream's `test_hmm`, it does the same with the same memory after that; every byte is compared.
 //!
 //! At the end the driver's counters are told, for the host to compare with its own.
 //!
@@ -20,20 +21,23 @@
 
 mod content;
 mod floor;
+mod mover;
+mod test_hmm;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan, Direction, Phase, Subject, Trigger};
 
-use self::content::{Filled, fill, in_parts, mismatches};
-use self::floor::Floor;
+use self::content::{Data, Filled, fill, in_parts};
+use self::mover::{Mover, subjects};
 use crate::counters;
 use crate::device::Device;
 use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES};
@@ -62,21 +66,21 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         "{largest} bytes do not fit into the {} bytes of VRAM that are free: choose a smaller size or more VRAM",
         vram.vram_free_bytes
     );
-    let subjects: Vec<Subject> = [(true, Subject::Driver), (plan.floor, Subject::Floor)]
-        .into_iter()
-        .filter_map(|(wanted, subject)| wanted.then_some(subject))
-        .collect();
+    if let Some(module) = &plan.test_hmm {
+        test_hmm::load(module)?;
+    }
+    let rounds: usize = plan
+        .sources
+        .iter()
+        .map(|source| subjects(&plan, source.order).len())
+        .sum();
     let mut bench = Bench {
-        device,
+        device: Rc::new(device),
         controls: thp::Controls::take()?,
         call: pages_of(plan.call_bytes)?,
         next_cookie: 1,
         done: 0,
-        total: u32::try_from(plan.sources.len()).unwrap_or(u32::MAX)
-            * plan.repeats.saturating_add(1)
-            * u32::try_from(subjects.len()).unwrap_or(1)
-            * PHASES,
-        subjects,
+        total: u32::try_from(rounds).unwrap_or(u32::MAX) * plan.repeats.saturating_add(1) * PHASES,
         clean: true,
     };
     let mut largest = 0;
@@ -84,7 +88,13 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         let pages = pages_of(source.size_bytes)?;
         let warm_up = if pages > largest { pages } else { bench.call };
         largest = largest.max(pages);
-        bench.source(source.order, pages, warm_up.min(pages), plan.repeats)?;
+        let rounds = Rounds {
+            order: source.order,
+            pages,
+            warm_up: warm_up.min(pages),
+            repeats: plan.repeats,
+        };
+        bench.source(&rounds, &subjects(&plan, source.order))?;
     }
     bench.counters()?;
     emit(&BenchEvent::Done)?;
@@ -127,9 +137,7 @@ fn pages_of(bytes: u64) -> Result<usize> {
 }
 
 struct Bench {
-    device: Device,
-    /// Who is measured, by turns.
-    subjects: Vec<Subject>,
+    device: Rc<Device>,
     controls: thp::Controls,
     /// Pages of a migration request.
     call: usize,
@@ -150,6 +158,15 @@ struct Measured {
     doorbells: u64,
 }
 
+/// The rounds of a source.
+struct Rounds {
+    order: u8,
+    pages: usize,
+    /// Pages of the first round, which is not counted.
+    warm_up: usize,
+    repeats: u32,
+}
+
 /// A round of a subject.
 #[derive(Clone, Copy)]
 struct Round {
@@ -168,60 +185,46 @@ struct Label {
     share: f64,
 }
 
-/// What is known of the data after a trip.
-#[derive(Clone, Copy)]
-struct Data {
-    verified: bool,
-    mismatched_bytes: u64,
-}
-
-impl Data {
-    /// Without copies there is nothing to compare.
-    fn compare(subject: Subject, filled: &Filled) -> Data {
-        if subject == Subject::Floor {
-            return Data {
-                verified: false,
-                mismatched_bytes: 0,
-            };
-        }
-        let mismatched_bytes = mismatches(filled);
-        Data {
-            verified: mismatched_bytes == 0,
-            mismatched_bytes,
-        }
-    }
-}
-
 impl Bench {
-    fn source(&mut self, order: u8, pages: usize, warm_up: usize, repeats: u32) -> Result<()> {
+    fn source(&mut self, rounds: &Rounds, subjects: &[Subject]) -> Result<()> {
+        let Rounds {
+            order,
+            pages,
+            repeats,
+            ..
+        } = *rounds;
         if !thp::available(order) {
-            self.done += (repeats + 1) * PHASES * u32::try_from(self.subjects.len())?;
+            self.done += (repeats + 1) * PHASES * u32::try_from(subjects.len())?;
             return emit(&BenchEvent::Skipped {
                 source_order: order,
                 reason: format!("this kernel has no anonymous folios of order {order}"),
             });
         }
         self.controls.only(order)?;
-        let round = |subject| Round {
-            subject,
-            order,
-            repeat: 0,
-            warm_up: true,
-            pages: warm_up,
-        };
-        let mut memory = None;
-        for subject in self.subjects.clone() {
-            memory = Some(self.round(round(subject), memory)?);
+        for &subject in subjects {
+            // The first round of test_hmm at an order makes its device memory for that order.
+            let pages = match subject {
+                Subject::Driver | Subject::Floor => rounds.warm_up,
+                Subject::TestHmm => pages,
+            };
+            let round = Round {
+                subject,
+                order,
+                repeat: 0,
+                warm_up: true,
+                pages,
+            };
+            self.round(round, None)?;
         }
-        // The warm-up's may be smaller.
-        memory = None;
+        let mut memory = None;
         for repeat in 0..repeats {
-            for subject in self.subjects.clone() {
+            for &subject in subjects {
                 let round = Round {
+                    subject,
+                    order,
                     repeat,
                     warm_up: false,
                     pages,
-                    ..round(subject)
                 };
                 memory = Some(self.round(round, memory)?);
             }
@@ -230,19 +233,9 @@ impl Bench {
     }
 
     fn round(&mut self, round: Round, memory: Option<Memory>) -> Result<Memory> {
-        self.progress(round)?;
-        let (memory, share) = Self::prepare(round.order, round.pages, memory)?;
-        let floor = match round.subject {
-            Subject::Driver => None,
-            Subject::Floor => Some(Floor::set()?),
-        };
-        let memory = self.trips(round, share, memory)?;
-        floor.map_or(Ok(()), Floor::clear)?;
-        Ok(memory)
-    }
-
-    fn trips(&mut self, round: Round, share: f64, memory: Memory) -> Result<Memory> {
         let Round { order, pages, .. } = round;
+        self.progress(round)?;
+        let (memory, share) = Self::prepare(order, pages, memory)?;
         let label = |direction, trigger| Label {
             round,
             direction,
@@ -252,13 +245,13 @@ impl Bench {
 
         let filled = self.fill(memory);
         let calls = self.calls(pages);
-        let there = self.window(order, calls.clone(), |device, range| {
-            let outcome = device.to_device(&filled.memory, range);
-            Ok(outcome.complete("MIGRATE_TO_DEVICE")?.moved)
+        let device = Rc::clone(&self.device);
+        let mut mover = Mover::begin(round.subject, &device, self.call)?;
+        let there = self.window(round, calls.clone(), |range| {
+            mover.send(&filled.memory, range)
         })?;
-        let back = self.window(order, calls.clone(), |device, range| {
-            let outcome = device.to_system(&filled.memory, range);
-            Ok(outcome.complete("MIGRATE_TO_SYSTEM")?.moved)
+        let back = self.window(round, calls.clone(), |range| {
+            mover.bring_home(&filled.memory, range, order)
         })?;
         let data = Data::compare(round.subject, &filled);
         let request = |direction| label(direction, Trigger::Prefetch);
@@ -268,15 +261,15 @@ impl Bench {
         let filled = self.fill(filled.memory);
         let mut there_again = 0;
         for range in calls {
-            let outcome = self.device.to_device(&filled.memory, range);
-            there_again += outcome.complete("MIGRATE_TO_DEVICE")?.moved;
+            there_again += mover.send_all(&filled.memory, range)?;
         }
-        let mut touched = self.window(order, std::iter::once(0..pages), |_, range| {
+        let mut touched = self.window(round, std::iter::once(0..pages), |range| {
             for page in range {
                 filled.memory.touch(page);
             }
             Ok(0)
         })?;
+        mover.end()?;
         touched.moved = there_again;
         touched.calls = (if order == 9 {
             pages / UNIT_PAGES
@@ -331,33 +324,38 @@ impl Bench {
             .map(move |start| start..(start + call).min(pages))
     }
 
-    /// Makes calls in a telemetry window of their own.
+    /// Makes calls in a telemetry window of their own, if the device has a part in them.
     fn window(
         &mut self,
-        order: u8,
+        round: Round,
         calls: impl Iterator<Item = Range<usize>>,
-        mut call: impl FnMut(&Device, Range<usize>) -> Result<u64>,
+        mut call: impl FnMut(Range<usize>) -> Result<u64>,
     ) -> Result<Measured> {
-        let mark = self.next_cookie;
+        let on_device = round.subject != Subject::TestHmm;
+        let mut measured = Measured::default();
+        let splits = thp::splits(round.order);
+        // The next pattern is made of it, so nobody shares one.
+        let cookie = self.next_cookie;
         self.next_cookie += 1;
-        let splits = thp::splits(order);
-        let mut measured = Measured {
-            mark,
-            ..Measured::default()
-        };
-        self.device.mark(mark)?;
-        let doorbells = self.device.stats()?.doorbells;
+        let mut doorbells = 0;
+        if on_device {
+            measured.mark = cookie;
+            self.device.mark(cookie)?;
+            doorbells = self.device.stats()?.doorbells;
+        }
         for range in calls {
             let begin = Instant::now();
-            let moved = call(&self.device, range)?;
+            let moved = call(range)?;
             let elapsed = begin.elapsed().as_nanos();
             measured.guest_ns += u64::try_from(elapsed).unwrap_or(u64::MAX);
             measured.moved += moved;
             measured.calls += 1;
         }
-        measured.doorbells = self.device.stats()?.doorbells - doorbells;
-        self.device.mark(0)?;
-        measured.splits = thp::splits(order).saturating_sub(splits);
+        if on_device {
+            measured.doorbells = self.device.stats()?.doorbells - doorbells;
+            self.device.mark(0)?;
+        }
+        measured.splits = thp::splits(round.order).saturating_sub(splits);
         Ok(measured)
     }
 
@@ -394,6 +392,7 @@ impl Bench {
         let subject = match round.subject {
             Subject::Driver => "",
             Subject::Floor => ", copying nothing",
+            Subject::TestHmm => ", test_hmm",
         };
         emit(&BenchEvent::Progress {
             done: self.done,
@@ -429,6 +428,7 @@ mod tests {
             repeats: 2,
             call_bytes: 4 << 20,
             floor: false,
+            test_hmm: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The driver's ioctls.
+//! The driver's ioctls, and two of upstream's `test_hmm`.
 // An ioctl is as safe as the agreement on its number and structure, which the compiler cannot
 // see; both come from the one crate that defines them.
 #![allow(unsafe_code)]
@@ -10,7 +10,7 @@ use hmmgpu_uapi::{
     QUERY, Query, STATS, SUBMIT, Stats, Submit, WAIT, Wait,
 };
 use rustix::io::Result;
-use rustix::ioctl::{Getter, Setter, Updater, ioctl};
+use rustix::ioctl::{Getter, Opcode, Setter, Updater, ioctl, opcode};
 
 /// HMMGPU_IOC_QUERY.
 pub(crate) fn query(fd: BorrowedFd<'_>) -> Result<Query> {
@@ -84,3 +84,62 @@ pub(crate) fn prefetch(fd: BorrowedFd<'_>, request: &mut Prefetch) -> Result<()>
         )
     }
 }
+
+/// An argument of upstream's `test_hmm`, `struct hmm_dmirror_cmd`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct TestHmm {
+    /// First address.
+    pub(crate) addr: u64,
+    /// Where what is on its device is copied to.
+    pub(crate) ptr: u64,
+    /// Pages from `addr` on.
+    pub(crate) npages: u64,
+    /// Out: entries that were copied.
+    pub(crate) cpages: u64,
+    /// Out: faults of its device.
+    pub(crate) faults: u64,
+}
+
+/// HMM_DMIRROR_MIGRATE_TO_DEV: migrates, and reads all of it back from the device into `back`.
+pub(crate) fn test_hmm_to_device(
+    fd: BorrowedFd<'_>,
+    addr: usize,
+    back: &mut [u64],
+) -> Result<TestHmm> {
+    let mut request = TestHmm {
+        addr: addr as u64,
+        ptr: back.as_mut_ptr() as u64,
+        npages: (size_of_val(back) / 4096) as u64,
+        ..TestHmm::default()
+    };
+    // SAFETY: the module reads and writes a structure of this number's size. The memory that it
+    // names moves without changing its content, and `back` is as long as what is copied there.
+    unsafe {
+        ioctl(
+            fd,
+            Updater::<TEST_HMM_TO_DEVICE, TestHmm>::new(&mut request),
+        )
+    }?;
+    Ok(request)
+}
+
+/// HMM_DMIRROR_MIGRATE_TO_SYS.
+pub(crate) fn test_hmm_to_system(fd: BorrowedFd<'_>, addr: usize, pages: usize) -> Result<TestHmm> {
+    let mut request = TestHmm {
+        addr: addr as u64,
+        npages: pages as u64,
+        ..TestHmm::default()
+    };
+    // SAFETY: as `test_hmm_to_device`; nothing is copied to memory that is named.
+    unsafe {
+        ioctl(
+            fd,
+            Updater::<TEST_HMM_TO_SYSTEM, TestHmm>::new(&mut request),
+        )
+    }?;
+    Ok(request)
+}
+
+const TEST_HMM_TO_DEVICE: Opcode = opcode::read_write::<TestHmm>(b'H', 2);
+const TEST_HMM_TO_SYSTEM: Opcode = opcode::read_write::<TestHmm>(b'H', 3);
