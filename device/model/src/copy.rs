@@ -66,39 +66,30 @@ unsafe fn copy_raw(dst: *mut u8, src: *const u8, len: usize) {
     unsafe { std::ptr::copy(src, dst, len) };
 }
 
-/// Copies with 32-byte streaming stores. Each block is loaded before any of it is stored. What comes
-/// next is fetched ahead, but nothing beyond the end: copies of pages are scattered in memory.
+/// Copies with 32-byte streaming stores. Each block is loaded before any of it is stored. To fetch
+/// what comes next is left to the CPU, which does it better than prefetches in this loop.
 ///
 /// # Safety
 /// As [`copy_raw`]; in addition the ranges do not overlap, and the CPU has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn stream_avx2(mut dst: *mut u8, mut src: *const u8, mut len: usize) {
-    use std::arch::x86_64::{
-        __m256i, _MM_HINT_NTA, _mm_prefetch, _mm256_loadu_si256, _mm256_stream_si256,
-    };
+    use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
     const VECTOR: usize = size_of::<__m256i>();
     const VECTORS: usize = 8;
     const BLOCK: usize = VECTORS * VECTOR;
-    const LINE: usize = 64;
-    const AHEAD: usize = 4 * BLOCK;
 
     let head = dst.align_offset(VECTOR).min(len);
     // SAFETY: every access below lies in the first `len` bytes that the caller vouches for:
     // `head <= len`, a block is handled only while `len >= BLOCK`, and the tail is what is left.
     // Streaming stores are aligned, because `head` bytes bring `dst` to a multiple of 32 and it
-    // grows by multiples of it. A prefetch cannot fault.
+    // grows by multiples of it.
     unsafe {
         std::ptr::copy_nonoverlapping(src, dst, head);
         src = src.add(head);
         dst = dst.add(head);
         len -= head;
         while len >= BLOCK {
-            if len >= AHEAD + BLOCK {
-                for line in (0..BLOCK).step_by(LINE) {
-                    _mm_prefetch::<_MM_HINT_NTA>(src.add(AHEAD + line).cast());
-                }
-            }
             let block: [__m256i; VECTORS] =
                 std::array::from_fn(|i| _mm256_loadu_si256(src.add(i * VECTOR).cast()));
             for (i, vector) in block.into_iter().enumerate() {

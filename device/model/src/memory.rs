@@ -28,6 +28,22 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// All of a range as one piece, which is in use from now on if it is VRAM; `None` if it is not one,
+    /// or cannot be accessed.
+    pub(crate) fn whole(
+        self,
+        place: Place,
+        bytes: u64,
+        access: Access,
+    ) -> Option<VolatileSlice<'a, ()>> {
+        let len = usize::try_from(bytes).ok()?;
+        let slice = self.slice(place, len, access).ok()?;
+        if let Place::Vram(offset) = place {
+            self.background.vram_used(offset, bytes);
+        }
+        (slice.len() == len).then_some(slice)
+    }
+
     /// The memory at a place: `len` bytes of VRAM, or at most that of guest RAM, up to the end of
     /// its map.
     pub(crate) fn slice(

@@ -529,8 +529,10 @@ impl<'a> Run<'a> {
 
     /// Carries out the descriptor at `consumer`, which is at a place among the fetched ones.
     fn descriptor(&mut self, engine: &mut impl Engine, place: usize) -> Result<(), Stop> {
-        // Those that touch no memory need one, too: nothing of a run that has ended is done.
-        self.keep(self.permit()?, 0);
+        // Those that touch no memory as well: nothing of a run that has ended is done.
+        if !self.control.allows(self.setup.run) || !self.shared.may_master() {
+            self.keep(self.permit()?, 0);
+        }
         let entry = self.fetched[place];
         self.descriptors += u64::from(self.shared.counting);
         match engine.carry_out(self, &Desc::from_le_bytes(&entry)) {

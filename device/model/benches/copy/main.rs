@@ -25,11 +25,14 @@ const MIB: usize = 1 << 20;
 const HUGE: u8 = 9;
 /// Far more than the caches hold.
 const DATA: usize = 64 * MIB;
-/// What one turn copies.
-const TURN: usize = 32 * MIB;
+/// What one turn copies: less than what a scheduler gives at once, so that few turns are disturbed.
+const TURN: usize = 4 * MIB;
 const ROUNDS: usize = 8;
-const TURNS: usize = 8;
-const WARM_UP: usize = 2;
+const TURNS: usize = 32;
+/// All parts.
+const WARM_UP: usize = 16;
+/// Turns that tell which loop is the best.
+const TRIES: usize = 12;
 /// Ours, and all loops.
 const SIDES: usize = WAYS + 1;
 
@@ -53,36 +56,45 @@ fn shuffled(end: usize) -> Vec<usize> {
     numbers
 }
 
-/// Copies of folios of an order at scattered places.
-fn scattered(way: Way, order: u8) -> Plan {
+/// Copies of folios of an order at scattered places, in parts of a turn each.
+fn scattered(way: Way, order: u8) -> Vec<Plan> {
     let piece = 4096 << order;
     let places = shuffled(DATA / piece);
-    let sources = places.iter().rev();
-    let pieces = places.iter().zip(sources).take(TURN / piece);
-    Plan {
+    let pairs: Vec<_> = places.iter().zip(places.iter().rev()).collect();
+    let part = |part: &[(&usize, &usize)]| Plan {
         way,
         order,
-        pieces: pieces
-            .map(|(to, from)| (to * piece, from * piece))
+        pieces: part
+            .iter()
+            .map(|(to, from)| (*to * piece, *from * piece))
             .collect(),
-    }
+    };
+    pairs.chunks(TURN / piece).map(part).collect()
 }
 
 /// One round: pairs of the engine and the best loop of the round, and that loop's name.
-fn round(plan: &Plan) -> anyhow::Result<(Vec<Pair>, &'static str)> {
+fn round(parts: &[Plan], way: Way) -> anyhow::Result<(Vec<Pair>, &'static str)> {
     let mut rig = Rig::new(DATA as u64)?;
-    rig.fill(plan.way, DATA)?;
-    let turns: Vec<[f64; SIDES]> = take_turns(TURNS, WARM_UP, |side| match side {
-        0 => rig.engine(plan, &[]),
-        way => rig.floor(plan, way - 1),
-    })?;
-    // The engine had the last word: its bytes are those that are there.
-    rig.engine(plan, &[])?;
-    rig.verify_all(plan)?;
-    let of = |side: usize| median(turns.iter().map(|turn| turn[side]));
+    rig.fill(way, DATA)?;
+    // Whoever comes next finds nothing of it in the caches.
+    let mut parts_on = parts.iter().cycle();
+    let mut turn = |side: usize| {
+        let part = parts_on.next().context("no parts")?;
+        match side {
+            0 => rig.engine(part, &[]),
+            way => rig.floor(part, way - 1),
+        }
+    };
+    let tried: Vec<[f64; SIDES]> = take_turns(TRIES, WARM_UP, &mut turn)?;
+    let of = |side: usize| median(tried.iter().map(|turn| turn[side]));
     let best = (1..SIDES).max_by(|a, b| of(*a).total_cmp(&of(*b)));
     let best = best.context("no loop")?;
-    let pairs = turns.iter().map(|turn| [turn[0], turn[best]]).collect();
+    // One to one, so that the tables of its pages are as warm for the engine as for the loop.
+    let pairs = take_turns(TURNS, WARM_UP, |side| turn([0, best][side]))?;
+    for part in parts {
+        rig.engine(part, &[])?;
+        rig.verify_all(part)?;
+    }
     Ok((pairs, ways()[best - 1].0))
 }
 
@@ -97,10 +109,10 @@ fn copies(table: &mut Table, options: &Options) -> anyhow::Result<()> {
         if !options.wants(name) {
             continue;
         }
-        let plan = scattered(way, order);
+        let parts = scattered(way, order);
         let (mut pairs, mut best) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds(ROUNDS) {
-            let (of_round, way) = round(&plan)?;
+            let (of_round, way) = round(&parts, way)?;
             pairs.extend(of_round);
             best.push(way);
         }
