@@ -295,7 +295,7 @@ fn next_step(jobs: &mut Jobs) -> Option<Step> {
     if let Some(block) = jobs.vram.pop_front() {
         return Some(Step::PopulateVram(block));
     }
-    while let Some(block) = jobs.rest.next() {
+    for block in jobs.rest.by_ref() {
         if !std::mem::replace(&mut jobs.vram_asked[block], true) {
             return Some(Step::PopulateRest(block));
         }
