@@ -85,6 +85,12 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     for line in &messages {
         ui.note(&format!("guest: {line}"));
     }
+    if args.format == Format::Csv {
+        // A table of rows has no place for them.
+        for error in &result.errors {
+            ui.warn(&error.to_string());
+        }
+    }
     let written = write_result(&result, args.format, json, page);
     if let Some(failure) = failure {
         if let (Err(error), FailureKind::Lost(_)) = (written, &failure.kind) {
@@ -93,11 +99,16 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
         return Err(VmError::Failed(failure).into());
     }
     written?;
-    Ok(if result.good() {
+    Ok(verdict(&result))
+}
+
+/// The exit code of a result.
+fn verdict(result: &BenchResult) -> u8 {
+    if result.good() {
         exit::OK
     } else {
         exit::NEGATIVE
-    })
+    }
 }
 
 /// The orders that are asked for, or the usual ones.
@@ -185,4 +196,59 @@ fn write_result(
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hmmgpu_guest_protocol::bench::Counter;
+
+    use super::*;
+    use crate::bench::counters::{compare, differences};
+    use crate::bench::example;
+
+    /// What a bench ends with, whose driver counts so many fences where the device wrote 17.
+    fn result(fences: u64) -> BenchResult {
+        let mut host = example::snapshot(vec![]);
+        host.events.fences = 17;
+        let counter = Counter {
+            name: "events.fences".into(),
+            order: None,
+            value: fences,
+        };
+        let counters = compare(&[counter], &host);
+        BenchResult {
+            errors: differences(&counters),
+            counters,
+            ..example::result(vec![example::row(9, 9, 1e9)])
+        }
+    }
+
+    #[test]
+    fn a_counter_that_differs_is_named_and_the_verdict_is_negative() {
+        let (equal, differs) = (result(17), result(18));
+        assert_eq!(verdict(&equal), exit::OK);
+        assert_eq!(verdict(&differs), exit::NEGATIVE);
+        let named = "events.fences: the driver counts 18 and the host 17";
+        for format in [Format::Table, Format::HmmTests, Format::Markdown] {
+            let text = format::render(&differs, format);
+            assert!(text.contains(named), "{format:?}: {text}");
+            assert!(!format::render(&equal, format).contains("events.fences"));
+        }
+        assert!(report::render(&differs).contains(named));
+
+        // The JSON as --json writes it.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("result.json");
+        let Ok(output) = Output::open(&path) else {
+            panic!("{} cannot be opened", path.display());
+        };
+        write_result(&differs, Format::Csv, Some(output), None).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let expected = serde_json::json!([{
+            "error": "counters_differ", "name": "events.fences", "order": null,
+            "driver": 18, "host": 17,
+        }]);
+        assert_eq!(json["errors"], expected);
+    }
 }

@@ -6,6 +6,7 @@ mod sample;
 mod server;
 mod terminal;
 
+use std::num::NonZero;
 use std::process::Command;
 
 use program::{hmmgpu, run};
@@ -95,6 +96,72 @@ fn top_shows_quits_and_gives_the_terminal_back() {
     screen.press(b"q");
     assert_eq!(screen.end().code(), Some(0));
     assert!(screen.was_taken() && !screen.is_taken());
+}
+
+#[test]
+fn top_fills_the_window_however_large_it_gets() {
+    let home = home();
+    let _server = Server::start(home.path(), sample::hello());
+    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
+    screen.wait_for("svm-mix");
+    let is_whole = |screen: &Screen, last: usize| {
+        let (first, last) = (screen.line(0), screen.line(last));
+        assert!(first.starts_with(" GPU 1/1 bench pid 4711"), "{first}");
+        assert!(last.starts_with(" q quit"), "{last}");
+    };
+    is_whole(&screen, 23);
+    assert!(!screen.contains("folios/s"), "{}", screen.contents());
+    let size = |lines| NonZero::new(lines).expect("a size");
+    screen.resize(size(40), size(120));
+    // Shown where there is room for it.
+    screen.wait_for("folios/s");
+    screen.wait_for("q quit");
+    is_whole(&screen, 39);
+    screen.resize(size(24), size(80));
+    screen.wait_until(|screen| screen.line(23).starts_with(" q quit"));
+    screen.press(b"q");
+    assert_eq!(screen.end().code(), Some(0));
+}
+
+#[test]
+fn top_gives_the_terminal_back_while_it_is_suspended() {
+    let home = home();
+    let _server = Server::start(home.path(), sample::hello());
+    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
+    // By the key, and by the signal that another program sends.
+    let ways: [fn(&mut Screen); 2] = [
+        |screen| screen.press(b"\x1a"),
+        |screen| screen.signal(Signal::TSTP),
+    ];
+    for suspend in ways {
+        screen.wait_for("svm-mix");
+        assert!(screen.is_taken());
+        suspend(&mut screen);
+        screen.wait_until_stopped();
+        assert!(!screen.contains("svm-mix"), "{}", screen.contents());
+        screen.signal(Signal::CONT);
+        screen.wait_for("q quit");
+    }
+    screen.press(b"\x03");
+    assert_eq!(screen.end().code(), Some(0));
+    assert!(!screen.is_taken());
+}
+
+#[test]
+fn smi_goes_on_until_ctrl_c_and_leaves_the_terminal_alone() {
+    let home = home();
+    let _server = Server::start(home.path(), sample::hello());
+    let mut screen = Screen::start(hmmgpu(home.path(), &["smi", "-l", "1"]));
+    screen.wait_for("svm-mix");
+    assert!(!screen.is_taken());
+    // The terminal makes it a signal.
+    screen.press(b"\x03");
+    assert_eq!(screen.end().code(), Some(0));
+    let mut screen = Screen::start(hmmgpu(home.path(), &["smi", "-l", "1"]));
+    screen.wait_for("svm-mix");
+    screen.signal(Signal::TERM);
+    assert_eq!(screen.end().code(), Some(143));
+    assert!(!screen.was_taken() && !screen.is_taken());
 }
 
 #[test]

@@ -8,16 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::program::{LIMIT, wait};
 
-const ROWS: NonZero<u16> = vt100::Parser::DEFAULT_ROWS;
-const COLUMNS: NonZero<u16> = vt100::Parser::DEFAULT_COLS;
+const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
+const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
 
 /// The program is ended when this is dropped.
 pub(crate) struct Screen {
@@ -32,8 +32,9 @@ pub(crate) struct Screen {
 
 impl Screen {
     /// Starts it on 24 lines of 80 columns.
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
         let (keys, terminal) = pair();
+        let mut command = in_session(&command);
         let child = command
             .stdin(terminal.try_clone().expect("clones"))
             .stdout(terminal.try_clone().expect("clones"))
@@ -88,10 +89,15 @@ impl Screen {
 
     /// Until the text is on the screen.
     pub(crate) fn wait_for(&mut self, text: &str) {
+        self.wait_until(|screen| screen.contains(text));
+    }
+
+    /// Until the screen is like this.
+    pub(crate) fn wait_until(&mut self, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
-        while !self.contains(text) {
+        while !holds(self) {
             let more = self.read(deadline);
-            assert!(more, "ended without '{text}':\n{}", self.contents());
+            assert!(more, "it has ended:\n{}", self.contents());
         }
     }
 
@@ -99,9 +105,41 @@ impl Screen {
         self.keys.write_all(keys).expect("writes");
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
-        kill_process(pid, signal).expect("signals");
+        kill_process(self.pid(), signal).expect("signals");
+    }
+
+    /// Makes the window so large; the terminal tells the program.
+    pub(crate) fn resize(&mut self, rows: NonZero<u16>, columns: NonZero<u16>) {
+        self.parser.screen_mut().set_size(rows, columns);
+        set_size(&self.keys, rows, columns);
+    }
+
+    /// Until the program has stopped, with all that it wrote before.
+    pub(crate) fn wait_until_stopped(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        while waitid(WaitId::Pid(self.pid()), stopped)
+            .expect("waits")
+            .is_none()
+        {
+            assert!(Instant::now() < deadline, "it does not stop");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        while self.is_taken() {
+            let more = self.read(deadline);
+            assert!(more, "it has not given the terminal back");
+        }
+    }
+
+    /// A line of the screen, from 0, without blanks at its end.
+    pub(crate) fn line(&self, row: usize) -> String {
+        let contents = self.contents();
+        contents.lines().nth(row).unwrap_or_default().to_owned()
     }
 
     /// Whether the program has the terminal for itself: raw, without a cursor, or on the alternate
@@ -131,8 +169,9 @@ impl Screen {
 
     fn has_cell(&self, wanted: impl Fn(&vt100::Cell) -> bool) -> bool {
         let screen = self.parser.screen();
-        (0..ROWS.get())
-            .flat_map(|row| (0..COLUMNS.get()).map(move |column| (row, column)))
+        let (rows, columns) = screen.size();
+        (0..rows.get())
+            .flat_map(|row| (0..columns.get()).map(move |column| (row, column)))
             .filter_map(|(row, column)| screen.cell(row, column))
             .any(wanted)
     }
@@ -152,6 +191,31 @@ impl Drop for Screen {
     }
 }
 
+/// The same command, with its standard input as the terminal of a session of its own: it knows no
+/// other terminal, and nothing else is stopped when it stops its process group.
+fn in_session(command: &Command) -> Command {
+    let mut own = Command::new("setsid");
+    own.arg("--ctty").arg(command.get_program());
+    own.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => own.env(name, value),
+            None => own.env_remove(name),
+        };
+    }
+    own
+}
+
+fn set_size(terminal: &File, rows: NonZero<u16>, columns: NonZero<u16>) {
+    let size = Winsize {
+        ws_row: rows.get(),
+        ws_col: columns.get(),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(terminal, size).expect("sets");
+}
+
 /// Both sides of a new terminal: the person's, and the program's.
 fn pair() -> (File, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -165,12 +229,6 @@ fn pair() -> (File, File) {
         .custom_flags(OpenptFlags::NOCTTY.bits().cast_signed())
         .open(OsStr::from_bytes(name.as_bytes()))
         .expect("opens");
-    let size = Winsize {
-        ws_row: ROWS.get(),
-        ws_col: COLUMNS.get(),
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(&terminal, size).expect("sets");
+    set_size(&terminal, ROWS, COLUMNS);
     (File::from(keys), terminal)
 }
