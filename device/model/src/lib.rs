@@ -23,6 +23,7 @@ mod mmu;
 pub mod mock;
 mod msix;
 mod occasional;
+mod patience;
 mod queue;
 mod registers;
 mod reset;

@@ -17,7 +17,6 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
@@ -29,6 +28,7 @@ use crate::command::{Fault, Fence, Transfer};
 use crate::dma::{Access, DmaView};
 use crate::group::{Group, Kind};
 use crate::kick::ask_then_look;
+use crate::patience::Patience;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
 use crate::shared::Shared;
@@ -41,12 +41,6 @@ const PUBLISH_EVERY: u32 = 64;
 pub(crate) const PERMIT_BYTES: u64 = 2 << 20;
 /// Records that are handed to telemetry at the latest.
 const RECORDS: usize = 256;
-/// Bounds of the time for which an idle engine polls before it sleeps. Polling longer would take
-/// a core from the guest's CPUs; waking takes 40 to 150 us.
-const POLL_MIN: Duration = Duration::from_micros(20);
-const POLL_MAX: Duration = Duration::from_micros(100);
-/// Pauses of the CPU between two looks at the producer index.
-const POLL_PAUSES: u32 = 8;
 
 /// What other threads tell an engine.
 #[derive(Debug, Default)]
@@ -266,7 +260,7 @@ pub(crate) struct Run<'a> {
     fetched: Vec<[u8; Desc::SIZE]>,
     /// The permit of what was done last, if it may be used for more.
     kept: RefCell<Option<Permit<'a>>>,
-    poll: Duration,
+    patience: Patience,
     /// Transfers that are timed together, the last of which is the last descriptor that was done.
     group: Option<Group>,
     /// End of what was timed last, which is where the next begins while the ring is not empty: one
@@ -294,7 +288,7 @@ impl<'a> Run<'a> {
             descriptors: 0,
             fetched: Vec::with_capacity(PUBLISH_EVERY as usize),
             kept: RefCell::default(),
-            poll: POLL_MAX,
+            patience: Patience::default(),
             group: None,
             clock: 0,
             known: 0,
@@ -477,18 +471,13 @@ impl<'a> Run<'a> {
     /// if it was told so in its sleep.
     fn idle(&mut self) -> Result<Option<u64>, Stop> {
         self.control.set_engine_state(EngineState::Polling);
-        let since = Instant::now();
-        while since.elapsed() < self.poll {
+        let mut poll = self.patience.poll();
+        while poll.goes_on() {
             if self.pending()? > 0 {
-                // It was worth it.
-                self.poll = (self.poll * 2).min(POLL_MAX);
+                self.patience.ended(poll);
                 return Ok(None);
             }
-            for _ in 0..POLL_PAUSES {
-                std::hint::spin_loop();
-            }
         }
-        self.poll = (self.poll / 2).max(POLL_MIN);
         // What was rung before has been heard by polling.
         self.control.rung();
         let pending = ask_then_look(|| self.store(Word::NeedKick, 1), || self.pending())?;
@@ -499,6 +488,7 @@ impl<'a> Run<'a> {
             std::thread::park();
             rung = self.control.rung();
         }
+        self.patience.ended(poll);
         self.store(Word::NeedKick, 0)?;
         Ok(rung)
     }
