@@ -78,6 +78,11 @@ pub enum BenchEvent {
         /// What is being done, for a person.
         what: String,
     },
+    /// The first 2 MiB have been to the device and are home again, before anything is measured.
+    FirstMigration {
+        /// Seconds since the kernel started.
+        uptime: f64,
+    },
     /// One phase: memory moved once in one direction, and was verified.
     Phase(Phase),
     /// A source order that this kernel cannot provide.

@@ -105,6 +105,7 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
             floor: false,
             test_hmm: None,
         },
+        boot: None,
         rows,
         errors: vec![],
         warnings: vec![],

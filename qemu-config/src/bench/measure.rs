@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hmmgpu_guest_protocol::ExitStatus;
 use hmmgpu_guest_protocol::bench::{BenchEvent, BenchPlan};
+use hmmgpu_guest_protocol::{Event, ExitStatus};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::counters::{CounterCheck, compare, differences};
-use super::result::{BenchResult, SCHEMA};
+use super::result::{BenchResult, BootTimes, SCHEMA};
 use super::rows::rows;
 use super::warning::Warning;
 use super::watch::{Bell, Seen, Watch};
@@ -126,6 +126,7 @@ pub fn measure(
             schema: SCHEMA.to_owned(),
             environment: ended.environment,
             plan: plan.clone(),
+            boot: boot_times(ended.init_s, &said.events),
             rows,
             errors: differences(&counters),
             warnings,
@@ -138,6 +139,17 @@ pub fn measure(
         },
         failure: ended.failure,
         messages,
+    })
+}
+
+fn boot_times(init_s: Option<f64>, events: &[BenchEvent]) -> Option<BootTimes> {
+    let first_migration_s = events.iter().find_map(|event| match event {
+        BenchEvent::FirstMigration { uptime } => Some(*uptime),
+        _ => None,
+    })?;
+    Some(BootTimes {
+        init_s: init_s?,
+        first_migration_s,
     })
 }
 
@@ -168,6 +180,8 @@ fn check_counters(
 /// How a run ended.
 struct Ended {
     environment: Environment,
+    /// Seconds from the start of the kernel to that of user space.
+    init_s: Option<f64>,
     telemetry: Option<Snapshot>,
     warnings: Vec<Warning>,
     failure: Option<Box<Failure>>,
@@ -192,8 +206,13 @@ impl Ended {
                 reason: format!("{PROGRAM} {how}{}", said.unwrap_or_default()),
             });
         }
+        let init_s = outcome.events.iter().find_map(|event| match event {
+            Event::Booted { uptime, .. } => Some(*uptime),
+            _ => None,
+        });
         Self {
             environment: outcome.environment,
+            init_s,
             telemetry: outcome.telemetry.into_iter().next(),
             warnings,
             failure: None,
@@ -204,6 +223,7 @@ impl Ended {
     fn early(failure: Box<Failure>) -> Self {
         Self {
             environment: failure.environment.clone(),
+            init_s: None,
             telemetry: failure.telemetry.first().cloned().flatten(),
             warnings: vec![Warning::Incomplete {
                 reason: failure.kind.to_string(),

@@ -24,6 +24,9 @@ pub struct BenchResult {
     pub environment: Environment,
     /// What was asked for.
     pub plan: BenchPlan,
+    /// When the guest was ready, if both moments are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTimes>,
     /// One for each source order, direction and trigger.
     pub rows: Vec<Row>,
     /// What must not be: the result cannot be trusted.
@@ -46,6 +49,27 @@ impl BenchResult {
             && self.rows.iter().all(|row| row.verified)
             && self.errors.is_empty()
             && !self.warnings.iter().any(incomplete)
+    }
+}
+
+/// How long the guest took until it could be used, by its own clock, in seconds since its kernel
+/// started.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BootTimes {
+    /// User space ran.
+    pub init_s: f64,
+    /// The driver was loaded, and 2 MiB had been to the device and home.
+    pub first_migration_s: f64,
+}
+
+impl fmt::Display for BootTimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "From the start of the guest's kernel: {:.2} s to user space, {:.2} s to the first 2 MiB \
+             there and back",
+            self.init_s, self.first_migration_s
+        )
     }
 }
 

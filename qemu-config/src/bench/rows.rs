@@ -52,7 +52,10 @@ pub fn rows(events: &[BenchEvent], snapshot: Option<&Snapshot>) -> (Vec<Row>, Ve
                     reason: reason.clone(),
                 });
             }
-            BenchEvent::Progress { .. } | BenchEvent::Counters { .. } | BenchEvent::Done => {}
+            BenchEvent::Progress { .. }
+            | BenchEvent::FirstMigration { .. }
+            | BenchEvent::Counters { .. }
+            | BenchEvent::Done => {}
         }
     }
     let mut windows: BTreeMap<u64, &Window> = BTreeMap::new();

@@ -199,6 +199,9 @@ pub fn render(result: &BenchResult) -> String {
         table(&result.rows, &mut text);
         summary(&result.rows, &mut text);
     }
+    if let Some(boot) = result.boot {
+        let _ = writeln!(text, "{boot}");
+    }
     if !result.warnings.is_empty() || !result.errors.is_empty() {
         text.push('\n');
     }
@@ -317,11 +320,18 @@ fn summary(rows: &[Row], text: &mut String) {
 mod tests {
     use super::*;
     use crate::bench::example::{result, row, with_limit, with_test_hmm};
+    use crate::bench::result::BootTimes;
     use crate::bench::warning::Warning;
 
     #[test]
     fn the_whole_table() {
-        let text = render(&result(vec![row(0, 0, 3e8), row(9, 9, 9e9)]));
+        let text = render(&BenchResult {
+            boot: Some(BootTimes {
+                init_s: 4.0,
+                first_migration_s: 4.756,
+            }),
+            ..result(vec![row(0, 0, 3e8), row(9, 9, 9e9)])
+        });
         let expected = "\
 Linux 7.3.4 on QEMU 11.1.3, tcg, 2 CPUs, hmmgpu v0.1.0; kernel command line: console=ttyS0 init_on_alloc=0
 
@@ -332,6 +342,7 @@ order  way        by       device saw   MiB  migration     min-max     engine  c
 Order 9 over order 0, migration throughput: 30.0 x to device
 \"device saw\" is order:folios; \"copy\" is the engine's share of the migration's time; p50 and p99 are of one request or fault.
 Doorbell writes for each 2 MiB: 0.050 at most
+From the start of the guest's kernel: 4.00 s to user space, 4.76 s to the first 2 MiB there and back
 ";
         assert_eq!(text, expected);
     }

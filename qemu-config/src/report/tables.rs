@@ -211,11 +211,16 @@ pub(super) fn environment(result: &BenchResult) -> Markup {
         ("Memory for each request", &call),
         ("Schema", &result.schema),
     ];
+    let boot = result.boot.map(|boot| boot.to_string());
     let body = html! {
         dl {
             @for (name, value) in entries {
                 dt { (name) }
                 dd { (super::known(value)) }
+            }
+            @if let Some(boot) = boot {
+                dt { "Boot" }
+                dd { (boot) }
             }
         }
     };

@@ -98,6 +98,12 @@ fn counts_are_the_same(result: &Value) -> Result<()> {
         "{}",
         result["errors"]
     );
+    let boot = |field: &str| result["boot"][field].as_f64().context("no boot times");
+    ensure!(
+        0.0 < boot("init_s")? && boot("init_s")? < boot("first_migration_s")?,
+        "{}",
+        result["boot"]
+    );
     for row in rows(result)? {
         ensure!(
             row["phases"].is_object(),

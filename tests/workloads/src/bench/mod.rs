@@ -66,6 +66,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         "{largest} bytes do not fit into the {} bytes of VRAM that are free: choose a smaller size or more VRAM",
         vram.vram_free_bytes
     );
+    first_migration(&device)?;
     if let Some(module) = &plan.test_hmm {
         test_hmm::load(module)?;
     }
@@ -102,6 +103,22 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// Takes 2 MiB to the device and home, and tells when that was done.
+fn first_migration(device: &Device) -> Result<()> {
+    let memory = Memory::anonymous(UNIT).context("cannot map 2 MiB")?;
+    let pages = 0..UNIT_PAGES;
+    memory.populate(pages.clone())?;
+    let there = device.to_device(&memory, pages.clone());
+    there.complete("MIGRATE_TO_DEVICE")?;
+    let back = device.to_system(&memory, pages);
+    back.complete("MIGRATE_TO_SYSTEM")?;
+    let text = std::fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
+    let uptime = text.split(' ').next().unwrap_or_default();
+    emit(&BenchEvent::FirstMigration {
+        uptime: uptime.parse().context("/proc/uptime")?,
     })
 }
 
