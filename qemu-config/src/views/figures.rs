@@ -282,6 +282,26 @@ impl Counts {
     }
 }
 
+/// Resets by cause, such as `register 1, vfio_user 1`. They are no errors: a driver that comes, and
+/// a VM that comes or goes, reset the device.
+pub(crate) fn resets(snapshot: &Snapshot) -> String {
+    let causes: Vec<String> = snapshot
+        .events
+        .resets
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(cause, count)| {
+            let cause = crate::text::printable(cause.as_bytes());
+            format!("{cause} {}", super::units::count(*count))
+        })
+        .collect();
+    if causes.is_empty() {
+        "none".into()
+    } else {
+        causes.join(", ")
+    }
+}
+
 fn sum_of(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)
 }

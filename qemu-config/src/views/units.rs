@@ -53,6 +53,14 @@ pub(crate) fn count(count: u64) -> String {
     if count < 100_000 {
         return count.to_string();
     }
+    short_count(count)
+}
+
+/// A count where there is little room: five characters up to 999 thousand million.
+pub(crate) fn short_count(count: u64) -> String {
+    if count < 10_000 {
+        return count.to_string();
+    }
     #[allow(clippy::cast_precision_loss)] // three digits are shown
     let mut value = count as f64;
     for unit in ["", "k", "M", "G"] {
@@ -68,8 +76,10 @@ pub(crate) fn count(count: u64) -> String {
 pub(crate) fn per_second(value: f64) -> String {
     if value < 999.5 {
         format!("{}/s", three_digits(value, value == 0.0))
-    } else {
+    } else if value < 999_500.0 {
         format!("{}k/s", three_digits(value / 1000.0, false))
+    } else {
+        format!("{}M/s", three_digits(value / 1e6, false))
     }
 }
 
@@ -130,8 +140,11 @@ mod tests {
         assert_eq!(time(12), "12 ns");
         assert_eq!(count(99_999), "99999");
         assert_eq!(count(1_234_567), "1.23M");
+        assert_eq!(short_count(9999), "9999");
+        assert_eq!(short_count(30_796), "30.8k");
         assert_eq!(per_second(0.0), "0/s");
         assert_eq!(per_second(12_345.0), "12.3k/s");
+        assert_eq!(per_second(2.5e6), "2.50M/s");
         assert_eq!(percent(0.794), "79 %");
         assert_eq!(uptime(3_723_000_000_000), "1:02:03");
         assert_eq!(cut("abcdef", 4), "abc~");
@@ -141,6 +154,8 @@ mod tests {
     fn nothing_is_longer_than_its_column() {
         for value in [u64::MAX, u64::MAX / 3, 1 << 62, 1_048_575, 999_999] {
             assert!(count(value).len() <= 10, "{}", count(value));
+            let short = short_count(value % 1_000_000_000_000);
+            assert!(short.len() <= 5, "{short}");
         }
         for exponent in 0..15 {
             let value = 9.9996 * 10f64.powi(exponent);

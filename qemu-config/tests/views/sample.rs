@@ -32,8 +32,9 @@ pub(crate) fn now() -> Snapshot {
     snapshot.spans[0].latency.buckets = vec![(2 * MS, 90), (4 * MS, 10)];
     snapshot.spans[1] = spans(0, Direction::DevToSys, [700 * MS, 63 * MS], 51_200);
     snapshot.spans[1].latency.buckets = vec![(40_000, 98), (500_000, 2)];
+    snapshot.spans[1].count += 46;
     snapshot.queues[0].busy_ns += 80 * MS;
-    snapshot.mmu.faults[0].count = 32;
+    snapshot.mmu.faults[0].count += 69;
     snapshot
 }
 
@@ -53,27 +54,33 @@ pub(crate) fn before() -> Snapshot {
             spans(9, Direction::SysToDev, [180 * MS, 144 * MS], 460_800),
             spans(0, Direction::DevToSys, [630 * MS, 56 * MS], 46_080),
         ],
-        fallbacks: vec![Fallbacks {
-            order: 9,
-            direction: Direction::SysToDev,
-            trigger: Trigger::GpuFault,
-            reason: "no_vram".into(),
-            folios: 3,
-        }],
+        fallbacks: vec![
+            fallbacks(Trigger::Prefetch, "no_vram", 7),
+            fallbacks(Trigger::GpuFault, "no_vram", 12_048),
+            fallbacks(Trigger::GpuFault, "shared", 3),
+        ],
         processes: vec![
             process(212, "svm-mix", 514 << 20),
             process(213, "svm-list", 2 << 20),
         ],
         events: Events {
-            splits: vec![(9, 2)],
+            splits: vec![(9, 22_222)],
             descriptor_errors: vec![("STATUS_BAD_ADDRESS".into(), 1)],
-            resets: vec![("register".into(), 1), ("disconnect".into(), 4)],
+            resets: vec![
+                ("register".into(), 1),
+                ("flr".into(), 0),
+                ("vfio_user".into(), 1),
+                ("disconnect".into(), 4),
+            ],
             ..Events::default()
         },
         queues: vec![
             queue(QueueKind::Copy, 0, EngineState::Busy, 12),
             queue(QueueKind::Invalidation, 0, EngineState::Sleeping, 0),
+            queue(QueueKind::Fault, 0, EngineState::Sleeping, 0),
             queue(QueueKind::Compute, 3, EngineState::Faulted, 1),
+            queue(QueueKind::Compute, 4, EngineState::Busy, 1023),
+            queue(QueueKind::Compute, 5, EngineState::Stopped, 0),
         ],
         link: Link {
             connected: true,
@@ -133,19 +140,19 @@ fn mmu() -> Mmu {
                 access: Access::Write,
                 reason: "FAULT_NOT_PRESENT".into(),
                 outcome: Outcome::Replayed,
-                count: 12,
+                count: 30_216,
             },
             Faults {
                 access: Access::Read,
                 reason: "FAULT_NOT_PRESENT".into(),
                 outcome: Outcome::Cancelled,
-                count: 1,
+                count: 511,
             },
         ],
         replay: Latency {
-            count: 32,
-            p50_ns: 150_000,
-            p99_ns: 900_000,
+            count: 30_285,
+            p50_ns: 2_690_000,
+            p99_ns: 72_900_000,
             ..Latency::default()
         },
         ..Mmu::default()
@@ -169,21 +176,32 @@ fn transfers(order: u8, direction: Direction, folios: u64, engine_ns: u64) -> Tr
 }
 
 fn spans(order: u8, direction: Direction, [busy_ns, engine_ns]: [u64; 2], pages: u64) -> Spans {
+    let (trigger, count) = if direction == Direction::DevToSys {
+        (Trigger::CpuFault, 12_299)
+    } else {
+        (Trigger::Prefetch, 7)
+    };
     Spans {
         order,
         direction,
-        trigger: if direction == Direction::DevToSys {
-            Trigger::CpuFault
-        } else {
-            Trigger::Prefetch
-        },
-        count: 7,
+        trigger,
+        count,
         pages_asked: pages,
         pages_moved: pages,
         busy_ns,
         engine_ns,
         latency: Latency::default(),
         phases: Phases::default(),
+    }
+}
+
+fn fallbacks(trigger: Trigger, reason: &str, folios: u64) -> Fallbacks {
+    Fallbacks {
+        order: 9,
+        direction: Direction::SysToDev,
+        trigger,
+        reason: reason.into(),
+        folios,
     }
 }
 

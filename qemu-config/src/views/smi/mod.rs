@@ -2,6 +2,7 @@
 
 mod document;
 mod fields;
+mod processes;
 mod query;
 mod table;
 

@@ -175,11 +175,11 @@ mod tests {
             print(fields, "csv"),
             "index,label,vram.used [MiB],utilization.copy [%],sys_to_dev.o9.migration [GB/s],\
              faults.gpu,sys_to_dev.o3.p50 [us]\n\
-             0,bench,516 MiB,40 %,10.486 GB/s,33,N/A\n"
+             0,bench,516 MiB,40 %,10.486 GB/s,30796,N/A\n"
         );
         assert_eq!(
             print(fields, "csv,noheader,nounits"),
-            "0,bench,516,40,10.486,33,N/A\n"
+            "0,bench,516,40,10.486,30796,N/A\n"
         );
     }
 

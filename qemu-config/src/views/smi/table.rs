@@ -1,19 +1,22 @@
 //! One screen for people, 80 columns wide.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use hmmgpu_telemetry::snapshot::{Direction, FolioState, Snapshot};
 
+use super::processes::{others, shown};
 use super::{Gpu, Sample, link_state};
 use crate::text::printable;
-use crate::views::figures::{Figures, way_name};
+use crate::views::figures::{Figures, resets, way_name};
 use crate::views::units;
 use crate::vm::REVISION;
 
 /// Columns between the frame's sides and their blanks.
 const INNER: usize = 76;
-/// Processes of a GPU that are shown.
-const MAX_PROCESSES: usize = 20;
+/// Kinds of fallbacks that are shown.
+const MAX_FALLBACKS: usize = 5;
 /// Characters of the VRAM bar.
 const BAR: usize = 16;
 
@@ -61,6 +64,22 @@ impl Frame {
         for part in text.chunks(INNER) {
             let part: String = part.iter().collect();
             let _ = writeln!(self.0, "| {part:INNER$} |");
+        }
+    }
+
+    /// Texts below a heading's, as many on a line as have room.
+    fn list(&mut self, texts: &[String]) {
+        const INDENT: &str = "         ";
+        let mut line = String::new();
+        for text in texts {
+            if !line.is_empty() && line.chars().count() + 2 + text.chars().count() > INNER {
+                self.line(&std::mem::take(&mut line));
+            }
+            line.push_str(if line.is_empty() { INDENT } else { "; " });
+            line.push_str(text);
+        }
+        if !line.is_empty() {
+            self.line(&line);
         }
     }
 }
@@ -118,31 +137,33 @@ fn vram(frame: &mut Frame, snapshot: &Snapshot) {
         units::bytes(vram.largest_free_bytes),
         units::percent(vram.fragmentation),
     ));
-    for folios in vram.folios.iter().rev() {
-        frame.line(&format!(
-            "         order {}: {} folios, {}{}",
-            folios.order,
-            folios.folios,
-            units::bytes(folios.bytes),
-            match folios.state {
+    let folios: Vec<String> = vram
+        .folios
+        .iter()
+        .rev()
+        .map(|folios| {
+            let state = match folios.state {
                 FolioState::Whole => "",
-                FolioState::Split => ", split from larger ones",
-            },
-        ));
-    }
+                FolioState::Split => "split ",
+            };
+            format!(
+                "order {}: {} {state}folios, {}",
+                folios.order,
+                units::count(folios.folios),
+                units::bytes(folios.bytes),
+            )
+        })
+        .collect();
+    frame.list(&folios);
 }
 
 fn engines(frame: &mut Frame, figures: &Figures) {
     frame.line(&format!(
-        "Now      copy engine {} busy, {} to device, {} home",
+        "Now      copy {}, compute {} busy; {} to device, {} home",
         units::percent_or_dash(figures.copy_busy),
+        units::percent_or_dash(figures.compute_busy),
         units::rate(figures.rate(Direction::SysToDev, None)),
         units::rate(figures.rate(Direction::DevToSys, None)),
-    ));
-    frame.line(&format!(
-        "         compute {} busy (over the last {})",
-        units::percent_or_dash(figures.compute_busy),
-        units::time(figures.interval_ns),
     ));
 }
 
@@ -208,22 +229,42 @@ fn events(frame: &mut Frame, snapshot: &Snapshot, figures: &Figures) {
         units::count(events.fallbacks),
         units::count(events.splits),
     ));
-    for fallbacks in &snapshot.fallbacks {
-        frame.line(&format!(
-            "         order {} {}: {} {}",
-            fallbacks.order,
-            way_name(fallbacks.direction),
-            units::count(fallbacks.folios),
-            fallbacks.reason,
-        ));
-    }
+    frame.list(&fallbacks(snapshot));
     frame.line(&format!(
-        "Errors   descriptors {}, resets {}, unknown registers {}, wrong notes {}",
+        "Errors   descriptors {}, unknown registers {}, wrong notes {}",
         units::count(events.errors),
-        units::count(events.resets),
         units::count(events.unknown_registers),
         units::count(snapshot.vram.inconsistent_notes),
     ));
+    frame.line(&format!("Resets   {}", resets(snapshot)));
+}
+
+/// Folios that did not move whole, whatever triggered them, the most frequent first.
+fn fallbacks(snapshot: &Snapshot) -> Vec<String> {
+    let mut sums: BTreeMap<(u8, Direction, &str), u64> = BTreeMap::new();
+    for fallbacks in &snapshot.fallbacks {
+        let key = (fallbacks.order, fallbacks.direction, &*fallbacks.reason);
+        let sum = sums.entry(key).or_default();
+        *sum = sum.saturating_add(fallbacks.folios);
+    }
+    let mut sums: Vec<_> = sums.into_iter().filter(|(_, folios)| *folios > 0).collect();
+    sums.sort_by_key(|(_, folios)| Reverse(*folios));
+    let others = sums.split_off(sums.len().min(MAX_FALLBACKS));
+    let mut texts: Vec<String> = sums
+        .into_iter()
+        .map(|((order, direction, reason), folios)| {
+            let way = way_name(direction);
+            let folios = units::count(folios);
+            format!("order {order} {way}: {folios} {reason}")
+        })
+        .collect();
+    if !others.is_empty() {
+        let folios = others
+            .iter()
+            .fold(0u64, |sum, (_, folios)| sum.saturating_add(*folios));
+        texts.push(format!("{} others", units::count(folios)));
+    }
+    texts
 }
 
 fn processes(frame: &mut Frame, gpus: &[Gpu]) {
@@ -256,8 +297,8 @@ fn processes(frame: &mut Frame, gpus: &[Gpu]) {
     let mut none = true;
     for (index, gpu) in gpus.iter().enumerate() {
         let Ok(sample) = &gpu.state else { continue };
-        let all = &sample.snapshot.processes;
-        for process in all.iter().take(MAX_PROCESSES) {
+        let processes = shown(&sample.snapshot);
+        for process in &processes {
             none = false;
             let name = printable(process.name.as_bytes());
             frame.line(&row([
@@ -271,11 +312,9 @@ fn processes(frame: &mut Frame, gpus: &[Gpu]) {
                 &units::bytes(process.dev_to_sys_bytes),
             ]));
         }
-        if all.len() > MAX_PROCESSES {
-            frame.line(&format!(
-                "{index:>3}         and {} more: see --json",
-                all.len() - MAX_PROCESSES
-            ));
+        if let Some(others) = others(&sample.snapshot, &processes) {
+            none = false;
+            frame.line(&format!("{index:>3}         {others}: see --json"));
         }
     }
     if none {
@@ -285,6 +324,8 @@ fn processes(frame: &mut Frame, gpus: &[Gpu]) {
 
 #[cfg(test)]
 mod tests {
+    use hmmgpu_telemetry::snapshot::{Fallbacks, Process};
+
     use super::*;
     use crate::views::sample;
 
@@ -295,22 +336,92 @@ mod tests {
             text.lines().all(|line| line.chars().count() == 80),
             "{text}"
         );
-        assert!(text.lines().count() <= 36, "{text}");
+        assert!(text.lines().count() <= 25, "{text}");
         for line in [
             "| GPU 0  bench                                pid 4711  driver runs    0:00:10 |",
             "| VRAM     [##..............] 516 MiB of 4.00 GiB (13 %), peak 1.00 GiB",
             "|          largest free range 3.00 GiB, fragmentation 2 %                      |",
-            "|          order 9: 256 folios, 512 MiB                                        |",
-            "|          order 0: 1024 folios, 4.00 MiB, split from larger ones              |",
-            "| Now      copy engine 40 % busy, 1.05 GB/s to device, 105 MB/s home           |",
+            "|          order 9: 256 folios, 512 MiB; order 0: 1024 split folios, 4.00 MiB  |",
+            "| Now      copy 40 %, compute 0 % busy; 1.05 GB/s to device, 105 MB/s home     |",
             "| order way        folios    bytes migration    engine  copy     p50     p99   |",
             "|     9 to device    1000 1.95 GiB 10.5 GB/s 14.0 GB/s  80 % 2.00 ms 4.00 ms   |",
             "|     0 home        51200  200 MiB  300 MB/s 3.00 GB/s   9 % 40.0 us  500 us   |",
-            "| Faults   GPU 33, replayed 32 (p50 150 us, p99 900 us), CPU 7                 |",
+            "| Faults   GPU 30796, replayed 30285 (p50 2.69 ms, p99 72.9 ms), CPU 12345     |",
+            // Of two triggers.
+            "|          order 9 to device: 12055 no_vram; order 9 to device: 3 shared       |",
+            "| Errors   descriptors 1, unknown registers 0, wrong notes 0                   |",
+            "| Resets   register 1, vfio_user 1, disconnect 4                               |",
             "|   0     212 svm-mix            514 MiB      30       7  1.95 GiB   200 MiB   |",
         ] {
             assert!(text.contains(line), "missing: {line}\n{text}");
         }
+    }
+
+    #[test]
+    fn many_processes_still_are_one_screen() {
+        let mut gpu = sample::gpu();
+        let snapshot = &mut gpu.state.as_mut().unwrap().snapshot;
+        let now = snapshot.time_ns;
+        let process = snapshot.processes[0].clone();
+        let of = |pid, vram_bytes, last_ns| Process {
+            pid,
+            vram_bytes,
+            last_ns,
+            ..process.clone()
+        };
+        snapshot.processes = (0..90).map(|pid| of(pid, 0, 1 + u64::from(pid))).collect();
+        snapshot.processes.push(of(100, 0, now - 2));
+        snapshot.processes.push(of(101, 0, now - 1));
+        snapshot.processes.push(of(102, 4096, 1));
+        snapshot.processes.push(of(103, 8192, 1));
+        let pids = |snapshot: &Snapshot| -> Vec<u32> {
+            shown(snapshot).iter().map(|process| process.pid).collect()
+        };
+        assert_eq!(pids(snapshot), [103, 102, 101, 100]);
+        let text = table(&[gpu]);
+        assert!(
+            text.contains("90 others without VRAM: see --json"),
+            "{text}"
+        );
+
+        let mut gpu = sample::gpu();
+        let sample = gpu.state.as_mut().unwrap();
+        sample.hello.revision = REVISION.into();
+        let snapshot = &mut sample.snapshot;
+        snapshot.processes = (0..90).map(|pid| of(pid, 0, now)).collect();
+        let with_vram = (90..100).map(|pid| of(pid, 4096, now));
+        snapshot.processes.extend(with_vram);
+        assert_eq!(pids(snapshot), (90..97).collect::<Vec<_>>());
+        let text = table(&[gpu]);
+        let others = "93 others, 3 of them with VRAM: see --json";
+        assert!(text.contains(others), "{text}");
+        assert!(text.lines().count() <= 30, "{text}");
+    }
+
+    #[test]
+    fn lists_are_short() {
+        let mut gpu = sample::gpu();
+        let snapshot = &mut gpu.state.as_mut().unwrap().snapshot;
+        let one = snapshot.fallbacks[0].clone();
+        snapshot.fallbacks = (1..=9)
+            .map(|order| Fallbacks {
+                order,
+                folios: order.into(),
+                ..one.clone()
+            })
+            .collect();
+        snapshot.events.resets.clear();
+        let texts = fallbacks(snapshot);
+        assert_eq!(texts.len(), 6);
+        assert_eq!(texts[0], "order 9 to device: 9 no_vram");
+        // Of orders 4 to 1.
+        assert_eq!(texts[5], "10 others");
+        let text = table(&[gpu]);
+        assert!(text.contains("| Resets   none "), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() == 80),
+            "{text}"
+        );
     }
 
     #[test]

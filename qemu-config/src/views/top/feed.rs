@@ -46,6 +46,8 @@ pub(crate) struct Feed {
 
 #[derive(Debug)]
 struct Wishes {
+    /// The sockets were named, not found.
+    named: bool,
     interval_ms: AtomicU64,
     end: AtomicBool,
     /// Sockets that a thread looks after, or that are left alone until then.
@@ -58,6 +60,7 @@ impl Feed {
     pub(crate) fn start(named: Vec<PathBuf>, interval: Duration) -> std::io::Result<Self> {
         let (sender, news) = crossbeam_channel::bounded(MAX_NEWS);
         let wishes = Arc::new(Wishes {
+            named: !named.is_empty(),
             interval_ms: AtomicU64::new(0),
             end: AtomicBool::new(false),
             taken: Mutex::default(),
@@ -145,12 +148,14 @@ fn spawn(path: PathBuf, wishes: &Arc<Wishes>, sender: &Sender<News>) -> bool {
             let Err(error) = listen(&path, &wishes, &sender) else {
                 return;
             };
-            // Where nobody listens there is nothing to tell of, and soon somebody may.
+            let nobody = matches!(error, ControlError::NobodyListens(_));
+            // Where nobody listens, soon somebody may.
             let time = match error {
                 ControlError::NobodyListens(_) | ControlError::Ended => LOOK,
                 _ => AGAIN,
             };
-            if !matches!(error, ControlError::NobodyListens(_)) {
+            // A socket that was found was left by a server that has gone: nothing to tell of.
+            if wishes.named || !nobody {
                 // Who draws has gone: no matter.
                 let _ = sender.send(News::Lost(path.clone(), error.to_string()));
             }

@@ -118,6 +118,8 @@ pub(crate) struct Top {
     pub(crate) colours: bool,
     /// Why GPUs cannot be looked for.
     pub(crate) blind: String,
+    /// Sockets that no GPU was ever found at, and why, with the socket's name.
+    pub(crate) unanswered: BTreeMap<PathBuf, String>,
 }
 
 impl Top {
@@ -132,6 +134,7 @@ impl Top {
             sort: Sort::Vram,
             colours,
             blind: String::new(),
+            unanswered: BTreeMap::new(),
         }
     }
 
@@ -151,8 +154,11 @@ impl Top {
                 }
             }
             News::Lost(path, reason) => match self.find(&path) {
-                Some(gpu) => gpu.lost = Some(reason),
-                None => self.blind = reason,
+                // That nobody listens any more says less than why.
+                Some(gpu) => {
+                    gpu.lost.get_or_insert(reason);
+                }
+                None => self.not_found(path, reason),
             },
             News::Blind(reason) => self.blind = reason,
         }
@@ -160,6 +166,18 @@ impl Top {
 
     fn find(&mut self, path: &Path) -> Option<&mut Gpu> {
         self.gpus.iter_mut().find(|gpu| gpu.path == path)
+    }
+
+    fn not_found(&mut self, path: PathBuf, reason: String) {
+        let name = path.display().to_string();
+        let reason = if reason.contains(&name) {
+            reason
+        } else {
+            format!("{name}: {reason}")
+        };
+        if self.unanswered.len() < MAX_GPUS || self.unanswered.contains_key(&path) {
+            self.unanswered.insert(path, reason);
+        }
     }
 
     /// A new one takes the place of those that are lost.
@@ -176,6 +194,7 @@ impl Top {
             .and_then(|path| self.gpus.iter().position(|gpu| gpu.path == path))
             .unwrap_or(0);
         self.blind.clear();
+        self.unanswered.clear();
     }
 
     /// What a key does.

@@ -137,6 +137,43 @@ fn more_than_has_room_is_told_of() {
 }
 
 #[test]
+fn large_counts_fit_and_what_does_not_is_marked() {
+    let mut top = top(false);
+    let mut snapshot = sample::now();
+    let most = 999_400_000;
+    snapshot.time_ns += 1_000_000_000;
+    snapshot.mmu.faults[0].count = most;
+    snapshot.mmu.replay.p50_ns = 999_000_000;
+    snapshot.mmu.replay.p99_ns = 99_000_000_000;
+    snapshot.spans[1].count = most;
+    snapshot.fallbacks[0].folios = most;
+    snapshot.events.splits = vec![(9, most)];
+    snapshot.events.descriptor_errors[0].1 = most;
+    top.apply(News::Snapshot("/a".into(), Box::new(snapshot)));
+    let text = shown(&top, 80, 24);
+    for line in [
+        "\n faults GPU 999M (999M/s), CPU 999M (999M/s), replay p50 999 ms p99 99.0 s\n",
+        "\n errors 999M, fallbacks 999M (999M/s), splits 999M (999M/s), replayed 999M\n",
+        " resets: register 1, vfio_user 1, disconnect 4\n",
+    ] {
+        assert!(text.contains(line), "missing: {line}\n{text}");
+    }
+    let text = shown(&top, 60, 24);
+    for line in [
+        "\n faults GPU 999M (999M/s), CPU 999M (999M/s) …\n",
+        "\n errors 999M, fallbacks 999M (999M/s) …\n",
+    ] {
+        assert!(text.contains(line), "missing: {line}\n{text}");
+    }
+    // In a wide window all queues are there, without a mark.
+    let text = shown(&top, 160, 24);
+    assert!(
+        text.contains("compute 3 faulted 1  compute 4 busy 1023\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn it_says_what_it_waits_for() {
     let mut top = Top::new(Duration::from_secs(1), false);
     let text = shown(&top, 80, 24);
@@ -144,6 +181,13 @@ fn it_says_what_it_waits_for() {
     assert!(text.contains("hmmgpu bench"), "{text}");
     top.apply(News::Blind("/run/x is not used".into()));
     assert!(shown(&top, 80, 24).contains("/run/x is not used"));
+    let mut top = Top::new(Duration::from_secs(1), false);
+    top.apply(News::Lost("/run/y".into(), "it is silent".into()));
+    top.apply(News::Lost("/run/z".into(), "nobody is at /run/z".into()));
+    let text = shown(&top, 80, 24);
+    assert!(!text.contains("No GPU runs"), "{text}");
+    assert!(text.contains("  /run/y: it is silent\n"), "{text}");
+    assert!(text.contains("  nobody is at /run/z"), "{text}");
     let mut top = self::top(false);
     top.apply(News::Lost("/a".into(), "the server has ended".into()));
     top.paused = true;

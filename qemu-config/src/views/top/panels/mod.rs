@@ -104,6 +104,9 @@ fn seconds(interval: std::time::Duration) -> String {
 pub(super) fn waiting(panel: &Panel<'_>, gpu: Option<&Gpu>) -> Vec<Line<'static>> {
     let mut lines = vec![Line::raw("")];
     match gpu.map(|gpu| &gpu.lost) {
+        None if !panel.top.unanswered.is_empty() => {
+            lines.push(Line::raw("  No GPU answers. Trying again:"));
+        }
         None => {
             lines.push(Line::raw("  No GPU runs. Waiting for one; start it with"));
             for command in ["bench", "run -- COMMAND", "shell", "serve"] {
@@ -113,9 +116,10 @@ pub(super) fn waiting(panel: &Panel<'_>, gpu: Option<&Gpu>) -> Vec<Line<'static>
         Some(Some(reason)) => lines.push(Line::raw(format!("  {reason}; waiting for another"))),
         Some(None) => lines.push(Line::raw("  Waiting for the first figures")),
     }
-    if !panel.top.blind.is_empty() {
+    let blind = Some(&panel.top.blind).filter(|blind| !blind.is_empty());
+    for reason in panel.top.unanswered.values().chain(blind) {
         lines.push(Line::raw(""));
-        let reason = printable(panel.top.blind.as_bytes());
+        let reason = printable(reason.as_bytes());
         let width = usize::from(panel.width).saturating_sub(4).max(1);
         let characters: Vec<char> = reason.chars().collect();
         for part in characters.chunks(width) {
@@ -170,6 +174,28 @@ fn heading(
         spans.push(Span::styled("──", panel.palette.quiet()));
     }
     Widget::render(Line::from(spans), first(area), buffer);
+}
+
+/// Parts in a row, with this between them. Where not all have room the last ones are left out,
+/// and an ellipsis says so.
+fn fit(parts: Vec<Vec<Span<'static>>>, separator: &'static str, width: usize) -> Line<'static> {
+    const MORE: &str = " …";
+    let mut spans = vec![Span::raw(" ")];
+    let mut used = 1;
+    let count = parts.len();
+    for (index, part) in parts.into_iter().enumerate() {
+        let between = if index == 0 { "" } else { separator };
+        let wider = used + between.len() + part.iter().map(Span::width).sum::<usize>();
+        let mark = if index + 1 == count { 0 } else { 2 };
+        if wider + mark > width {
+            spans.push(Span::raw(MORE));
+            break;
+        }
+        used = wider;
+        spans.push(Span::raw(between));
+        spans.extend(part);
+    }
+    Line::from(spans)
 }
 
 /// The first line of an area.

@@ -5,61 +5,74 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::{Panel, below, heading, text};
+use super::{Panel, below, fit, heading, text};
 use crate::text::printable;
+use crate::views::figures::resets;
 use crate::views::top::state::Gpu;
 use crate::views::units;
 
-/// Three lines: faults, what went otherwise than wished, and queues.
+/// Three lines: faults, what went otherwise than wished, and queues. Resets are in the heading.
 pub(crate) fn events(panel: &Panel<'_>, gpu: &Gpu, area: Rect, buffer: &mut Buffer) {
     let Some(snapshot) = gpu.snapshot.as_ref().filter(|_| !area.is_empty()) else {
         return;
     };
-    heading(panel, "Faults, queues", Vec::new(), area, buffer);
+    let name = "Faults, queues";
+    let width = usize::from(area.width);
+    let room = width.saturating_sub(name.len() + 6);
+    let right = units::cut(&format!("resets: {}", resets(snapshot)), room);
+    heading(panel, name, vec![Span::raw(right)], area, buffer);
     let figures = &gpu.figures;
     let (all, now) = (&figures.events, &figures.events_now);
-    let rate = |count: u64| units::per_second(figures.per_second(count));
+    let plain = |text: String| vec![Span::raw(text)];
+    let counted = |name: &str, all: u64, now: u64| {
+        let rate = units::per_second(figures.per_second(now));
+        plain(format!("{name} {} ({rate})", units::short_count(all)))
+    };
     let replay = &snapshot.mmu.replay;
     let known = |ns: u64| units::time_or_dash((replay.count > 0).then_some(ns));
-    let faults = format!(
-        " GPU faults {} ({}), replayed {} (p50 {}, p99 {}), CPU faults {} ({})",
-        units::count(all.gpu_faults),
-        rate(now.gpu_faults),
-        units::count(all.replays),
-        known(replay.p50_ns),
-        known(replay.p99_ns),
-        units::count(all.cpu_faults),
-        rate(now.cpu_faults),
-    );
-    let mut other = vec![Span::raw(format!(
-        " fallbacks {} ({}), splits {} ({}), resets {}, ",
-        units::count(all.fallbacks),
-        rate(now.fallbacks),
-        units::count(all.splits),
-        rate(now.splits),
-        units::count(all.resets),
-    ))];
-    let errors = format!("errors {}", units::count(all.errors));
-    other.push(if all.errors > 0 {
-        Span::styled(errors, panel.palette.bad())
-    } else {
-        Span::raw(errors)
-    });
-    let mut queues = vec![Span::raw(" ")];
-    for queue in &snapshot.queues {
-        queues.extend(queue_spans(panel, queue));
+    let faults = vec![
+        counted("faults GPU", all.gpu_faults, now.gpu_faults),
+        counted("CPU", all.cpu_faults, now.cpu_faults),
+        plain(format!(
+            "replay p50 {} p99 {}",
+            known(replay.p50_ns),
+            known(replay.p99_ns)
+        )),
+    ];
+    let errors = format!("errors {}", units::short_count(all.errors));
+    let other = vec![
+        vec![if all.errors > 0 {
+            Span::styled(errors, panel.palette.bad())
+        } else {
+            Span::raw(errors)
+        }],
+        counted("fallbacks", all.fallbacks, now.fallbacks),
+        counted("splits", all.splits, now.splits),
+        plain(format!("replayed {}", units::short_count(all.replays))),
+    ];
+    // One that has stopped may be why nothing moves.
+    let (stopped, running): (Vec<_>, Vec<_>) = snapshot
+        .queues
+        .iter()
+        .partition(|queue| queue.state == EngineState::Stopped);
+    let mut queues: Vec<_> = stopped
+        .into_iter()
+        .chain(running)
+        .map(|queue| queue_spans(panel, queue))
+        .collect();
+    if queues.is_empty() {
+        queues.push(plain("no queue is enabled".into()));
     }
-    if snapshot.queues.is_empty() {
-        queues.push(Span::raw("no queue is enabled"));
-    }
-    text(
-        vec![Line::raw(faults), Line::from(other), Line::from(queues)],
-        below(area),
-        buffer,
-    );
+    let lines = vec![
+        fit(faults, ", ", width),
+        fit(other, ", ", width),
+        fit(queues, "  ", width),
+    ];
+    text(lines, below(area), buffer);
 }
 
-fn queue_spans(panel: &Panel<'_>, queue: &Queue) -> [Span<'static>; 3] {
+/// A queue: its engine, what that does, and how many entries wait if any do.
+fn queue_spans(panel: &Panel<'_>, queue: &Queue) -> Vec<Span<'static>> {
     let kind = match queue.kind {
         QueueKind::Copy => "copy",
         QueueKind::Invalidation => "inval.",
@@ -73,11 +86,15 @@ fn queue_spans(panel: &Panel<'_>, queue: &Queue) -> [Span<'static>; 3] {
         EngineState::Faulted => "faulted",
         EngineState::Stopped => "stopped",
     };
-    [
+    let mut spans = vec![
         Span::raw(format!("{kind} {} ", queue.index)),
         Span::styled(state, panel.palette.engine(queue.state)),
-        Span::raw(format!(" {}  ", units::count(queue.depth.into()))),
-    ]
+    ];
+    if queue.depth > 0 {
+        let depth = units::short_count(queue.depth.into());
+        spans.push(Span::raw(format!(" {depth}")));
+    }
+    spans
 }
 
 /// A line for each process whose memory moved.
