@@ -114,11 +114,11 @@ fn top_fills_the_window_however_large_it_gets() {
     let size = |lines| NonZero::new(lines).expect("a size");
     screen.resize(size(40), size(120));
     // Shown where there is room for it.
-    screen.wait_for("folios/s");
-    screen.wait_for("q quit");
+    let has_room = |screen: &Screen| screen.contains("folios/s");
+    screen.wait_until(|screen| has_room(screen) && screen.line(39).starts_with(" q quit"));
     is_whole(&screen, 39);
     screen.resize(size(24), size(80));
-    screen.wait_until(|screen| screen.line(23).starts_with(" q quit"));
+    screen.wait_until(|screen| !has_room(screen) && screen.line(23).starts_with(" q quit"));
     screen.press(b"q");
     assert_eq!(screen.end().code(), Some(0));
 }
@@ -145,6 +145,15 @@ fn top_gives_the_terminal_back_while_it_is_suspended() {
     screen.press(b"\x03");
     assert_eq!(screen.end().code(), Some(0));
     assert!(!screen.is_taken());
+}
+
+#[test]
+fn top_ends_when_its_terminal_goes_away() {
+    let home = home();
+    let _server = Server::start(home.path(), sample::hello());
+    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
+    screen.wait_for("svm-mix");
+    assert_eq!(screen.hang_up().code(), Some(129));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,6 +10,8 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -18,6 +20,16 @@ use crate::program::{LIMIT, wait};
 
 const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
 const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
+
+/// Until the terminal has something, or is at its end; false if it is not to be read any more.
+fn is_readable(terminal: &File, closed: &PipeReader) -> bool {
+    let mut fds = [
+        PollFd::new(terminal, PollFlags::IN),
+        PollFd::new(closed, PollFlags::IN),
+    ];
+    retry_on_intr(|| poll(&mut fds, None)).expect("polls");
+    fds[1].revents().is_empty()
+}
 
 /// The program is ended when this is dropped.
 pub(crate) struct Screen {
@@ -28,6 +40,8 @@ pub(crate) struct Screen {
     output: Receiver<Vec<u8>>,
     parser: vt100::Parser,
     was_taken: bool,
+    /// The reader has the terminal open as long as this is.
+    open: Option<PipeWriter>,
 }
 
 impl Screen {
@@ -45,9 +59,12 @@ impl Screen {
         drop(command);
         let mut reader = keys.try_clone().expect("clones");
         let (sender, output) = channel();
+        let (closed, open) = pipe().expect("a pipe");
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            while let Ok(read @ 1..) = reader.read(&mut bytes) {
+            while is_readable(&reader, &closed)
+                && let Ok(read @ 1..) = reader.read(&mut bytes)
+            {
                 if sender.send(bytes[..read].to_vec()).is_err() {
                     return;
                 }
@@ -59,6 +76,7 @@ impl Screen {
             output,
             parser: vt100::Parser::new(ROWS, COLUMNS, 0),
             was_taken: false,
+            open: Some(open),
         }
     }
 
@@ -111,6 +129,15 @@ impl Screen {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("signals");
+    }
+
+    /// The terminal goes away, as when a window is closed. Gives how the program ended.
+    pub(crate) fn hang_up(mut self) -> ExitStatus {
+        self.open = None;
+        self.keys = File::open("/dev/null").expect("opens");
+        // The reader has let go of it.
+        while self.output.recv().is_ok() {}
+        wait(&mut self.child)
     }
 
     /// Makes the window so large; the terminal tells the program.

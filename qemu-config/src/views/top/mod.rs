@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyEventKind};
-use signal_hook::consts::{SIGCONT, SIGTSTP};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGTSTP};
 
+use crate::exit;
 use crate::interrupt::Interrupt;
 use feed::Feed;
 use state::{Top, Wish};
@@ -49,8 +51,14 @@ pub fn colours_wanted() -> bool {
 pub fn run(options: Options, interrupt: &Interrupt) -> io::Result<Option<i32>> {
     let mut top = Top::new(options.interval, colours_wanted());
     let feed = Feed::start(options.control, options.interval)?;
-    // As long as somebody watches, signals end nothing by themselves.
-    let _watch = interrupt.watch(|_| {});
+    // As long as somebody watches, signals end nothing by themselves. But where the terminal is gone
+    // `event::poll` reads its end for ever, and nobody would look at the signal.
+    let _watch = interrupt.watch(|signal| {
+        if signal == SIGHUP {
+            screen::give_back();
+            std::process::exit(exit::of_signal(signal).into());
+        }
+    });
     let stop = flag(SIGTSTP)?;
     let continued = flag(SIGCONT)?;
     let mut screen = Screen::enter()?;
@@ -73,8 +81,12 @@ pub fn run(options: Options, interrupt: &Interrupt) -> io::Result<Option<i32>> {
             let frame = |frame: &mut ratatui::Frame<'_>| {
                 draw::draw(&top, frame.area(), frame.buffer_mut());
             };
-            screen.terminal().draw(frame)?;
-            changed = false;
+            match screen.terminal().draw(frame) {
+                Ok(_) => changed = false,
+                // The signal comes, too; who is first does not matter.
+                Err(_) if has_hung_up() => return Ok(Some(SIGHUP)),
+                Err(error) => return Err(error),
+            }
         }
         if !event::poll(TICK)? {
             continue;
@@ -93,6 +105,14 @@ pub fn run(options: Options, interrupt: &Interrupt) -> io::Result<Option<i32>> {
             _ => {}
         }
     }
+}
+
+/// Whether the terminal is gone.
+fn has_hung_up() -> bool {
+    let stdin = rustix::stdio::stdin();
+    let mut keys = [PollFd::new(&stdin, PollFlags::IN)];
+    poll(&mut keys, Some(&Timespec::default())).is_ok()
+        && keys[0].revents().intersects(PollFlags::HUP)
 }
 
 /// Whether there was any.

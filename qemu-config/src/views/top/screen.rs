@@ -1,6 +1,7 @@
 //! The terminal: taken over, and given back however the program ends.
 
 use std::io::{self, IsTerminal, Stdout, stdin, stdout};
+use std::mem::ManuallyDrop;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +21,8 @@ static HOOK: Once = Once::new();
 /// tells of itself.
 #[derive(Debug)]
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Not dropped: that would show the cursor, as is done here, and panic where the terminal is gone.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 /// Whether standard input and output are a terminal that can be drawn on.
@@ -44,7 +46,9 @@ impl Screen {
         });
         take_over()?;
         match Terminal::new(CrosstermBackend::new(stdout())) {
-            Ok(terminal) => Ok(Self { terminal }),
+            Ok(terminal) => Ok(Self {
+                terminal: ManuallyDrop::new(terminal),
+            }),
             Err(error) => {
                 give_back();
                 Err(error)
@@ -67,7 +71,7 @@ impl Screen {
         take_over()?;
         // `Terminal::clear` would ask where the cursor is, and not every terminal answers.
         execute!(stdout(), Clear(ClearType::All))?;
-        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        *self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(())
     }
 }
@@ -88,7 +92,7 @@ fn take_over() -> io::Result<()> {
 }
 
 /// Once for each time that it was taken.
-fn give_back() {
+pub(super) fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         // A terminal that is no more needs nothing.
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
