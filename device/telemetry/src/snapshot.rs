@@ -306,7 +306,8 @@ pub struct Spans {
     pub trigger: Trigger,
     /// Spans that ended.
     pub count: u64,
-    /// Pages that were asked to move.
+    /// Pages that were asked to move. For a CPU fault, the page or the large folio that was touched:
+    /// more may move, because single pages around it come along.
     pub pages_asked: u64,
     /// Pages that moved.
     pub pages_moved: u64,

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use hmmgpu_guest_protocol::bench::{Direction, Trigger};
 
 use super::result::{BenchResult, LimitBy, Row, Stat};
+use crate::text::printable;
 use crate::vm::Environment;
 
 /// One line on what a result was measured on.
@@ -14,7 +15,8 @@ pub fn environment_line(environment: &Environment) -> String {
         if text.is_empty() {
             "?".to_owned()
         } else {
-            text.to_owned()
+            // It comes from a guest, or from somebody's file.
+            printable(text.replace(['\n', '\t'], " ").as_bytes())
         }
     };
     format!(
@@ -345,6 +347,17 @@ Doorbell writes for each 2 MiB: 0.050 at most
 From the start of the guest's kernel: 4.00 s to user space, 4.76 s to the first 2 MiB there and back
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_a_guest_or_a_file_says_does_not_steer_the_terminal() {
+        let mut result = result(vec![row(0, 0, 3e8)]);
+        result.environment.cmdline = "quiet \u{1b}[31m\u{1b}]0;pwn\u{7}x".into();
+        let text = render(&result);
+        assert!(
+            !text.contains('\u{1b}') && !text.contains('\u{7}'),
+            "{text:?}"
+        );
     }
 
     #[test]

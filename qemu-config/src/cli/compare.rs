@@ -15,8 +15,8 @@ Examples:
   hmmgpu compare both.json            (of bench --kernel-a X --kernel-b Y --json both.json)
 
 Exits with 0 when there is no regression, with 1 when there is one, the data of a row was not
-verified or a result has errors, with 2 when a file cannot be read. A comparison that can say neither says so, and exits
-with 0, or with 1 where --strict is given. Other exit codes: see 'hmmgpu --help'.";
+verified or a result has errors, with 2 when a file cannot be read. A comparison that can say
+neither says so, and exits with 0, or with 1 where --strict is given. Other exit codes: see 'hmmgpu --help'.";
 
 /// See [`Command::Compare`](super::Command::Compare).
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ The page is one file: it needs no network and no script. With --format the resul
 standard output as 'hmmgpu bench' would, and no page is written.
 
 Exits with 0 when the page or text was written, also when the result says that something is wrong;
-with 125 when the file is no result of 'hmmgpu bench --json'. Other codes: see 'hmmgpu --help'.";
+with 2 when the file cannot be read or is no result of 'hmmgpu bench --json'. Other codes: see 'hmmgpu --help'.";
 
 /// See [`Command::Report`](super::Command::Report).
 #[derive(Debug, Args)]

@@ -12,7 +12,8 @@ use crate::progress::Ui;
 use crate::report;
 
 pub(super) fn report(args: &ReportArgs, ui: &Ui) -> Result<u8, Error> {
-    let result = file::read(&args.result).map_err(anyhow::Error::from)?;
+    let result = file::read(&args.result)
+        .map_err(|error| Error::Usage(format!("{:#}", anyhow::Error::from(error))))?;
     if let Some(format) = args.format {
         let mut stdout = io::stdout().lock();
         stdout.write_all(format::render(&result, format).as_bytes())?;

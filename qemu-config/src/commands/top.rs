@@ -1,5 +1,7 @@
 //! `hmmgpu top`: what the GPUs do, live.
 
+use std::io::{self, Write};
+
 use super::Error;
 use crate::cli::TopArgs;
 use crate::exit;
@@ -13,7 +15,14 @@ pub(super) fn top(args: &TopArgs, interrupt: &Interrupt) -> Result<u8, Error> {
     };
     let signal = if args.batch {
         let mut stdout = std::io::stdout().lock();
-        top::batch(options, args.iterations, args.width, interrupt, &mut stdout)?
+        match top::batch(options, args.iterations, args.width, interrupt, &mut stdout) {
+            // As smi tells of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = writeln!(io::stderr(), "hmmgpu: error: {error}");
+                return Ok(exit::NEGATIVE);
+            }
+            result => result?,
+        }
     } else if top::can_draw() {
         top::run(options, interrupt)?
     } else {

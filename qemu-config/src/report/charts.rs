@@ -196,7 +196,7 @@ pub(super) fn copy_share(rows: &[Row]) -> Markup {
     section(
         "copy-share",
         "Share of the copy",
-        "Of the time of a migration, how much the engine was busy with copying. What is left is the kernel's work: finding, locking and replacing pages. Large folios need little of it.",
+        "Of the time of a migration, how much the engine was busy with copying. What is left is the kernel's work (finding, locking and replacing pages, of which large folios need little), and time in which the engine waited for it, as on a busy host.",
         body,
     )
 }

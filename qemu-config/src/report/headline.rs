@@ -188,7 +188,7 @@ pub(super) fn tiles(result: &BenchResult) -> Markup {
                 p.big { (share_of(index, row)) }
                 p { "of a migration at order " (order) ", " (row.key().way()) }
                 @if let Some((index, single)) = single {
-                    p.small { (share_of(index, single)) " with single pages: the kernel's work is the rest" }
+                    p.small { (share_of(index, single)) " with single pages: most of the rest is the kernel's work" }
                 }
             }
         }
