@@ -5,18 +5,21 @@
 //! driver sends them: a span with its process, one note of the allocation, 512 pages with a
 //! descriptor each, the phases, the end. That is the worst case: a driver that puts pages which
 //! follow each other into one descriptor has fewer. The time is the engine's own, from a fence
-//! before the turn to one after it. Nothing but the engine takes part, so the ratio is what
-//! counting costs at the engine's limit; a whole migration of a page takes the guest 3 to 13 us.
+//! before the turn to one after it. Nothing but the engine takes part, so the quotient is what
+//! counting costs at the engine's limit; a guest takes some five times as long for a page.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::ensure;
+use hmmgpu_bench_support::{Options, Pair, Row, Table, Target, median, take_turns};
 use hmmgpu_contract::PAGE_SIZE;
 use hmmgpu_contract::desc::{Desc, NOTE_ALLOC, NOTE_FREE};
 use hmmgpu_contract::queue::FenceRecord;
 use hmmgpu_model::mock::descriptors::{
     Side, copy, fence, note, of_process, phases, span_begin, span_end,
 };
-use hmmgpu_model::mock::{Driver, GuestRam, MockError, QueueConfig};
+use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Counting, Device};
 
 const MIB: u64 = 1 << 20;
@@ -25,18 +28,17 @@ const DATA: u64 = 64 * MIB;
 const SPAN_PAGES: u32 = 512;
 const SPANS: u64 = 16;
 const PAGES: u64 = SPANS * SPAN_PAGES as u64;
-const ROUNDS: usize = 24;
+/// Pairs of rounds, and turns of a round.
 const PAIRS: usize = 12;
+const TURNS: usize = 12;
 const WARM_UP: usize = 3;
-/// What a page costs a guest, from the call to the end of the migration, in nanoseconds.
-const MIGRATION_NS: [f64; 2] = [3_000.0, 13_000.0];
 
 struct Rig {
     driver: Driver<Arc<Device>>,
     turns: u64,
 }
 
-fn device(counting: Counting) -> Result<Rig, Box<dyn std::error::Error>> {
+fn device(counting: Counting) -> anyhow::Result<Rig> {
     let config = Config {
         vram_bytes: DATA,
         counting,
@@ -57,8 +59,8 @@ fn device(counting: Counting) -> Result<Rig, Box<dyn std::error::Error>> {
 }
 
 impl Rig {
-    /// One turn. Returns the engine's time for a page, in nanoseconds.
-    fn turn(&mut self) -> Result<f64, MockError> {
+    /// One turn. Returns the engine's rate, in million pages a second.
+    fn turn(&mut self) -> anyhow::Result<f64> {
         self.turns += 1;
         let data = self.driver.data();
         let at = |record: u64| data + DATA + record * FenceRecord::SIZE as u64;
@@ -74,7 +76,7 @@ impl Rig {
             FenceRecord::from_le_bytes(&bytes).time_ns
         };
         #[allow(clippy::cast_precision_loss)] // Milliseconds.
-        Ok((time(1) - time(0)) as f64 / PAGES as f64)
+        Ok(PAGES as f64 * 1e3 / (time(1) - time(0)) as f64)
     }
 }
 
@@ -97,71 +99,51 @@ fn migration(number: u64, data: u64) -> Vec<Desc> {
     descs
 }
 
-/// Quartiles.
-fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
-}
-
-/// Engine times for a page, side by side: medians of the pairs of one round.
-type Round = [f64; 2];
-
 /// Two devices take turns. Where their memory is makes one up to a tenth faster than the other,
-/// so that each round makes them anew, and rounds take turns in which is made first.
-fn round(number: usize, sides: [Counting; 2]) -> Result<Round, Box<dyn std::error::Error>> {
+/// so that each round makes them anew, and rounds take turns in which is made first. Returns the
+/// medians of the rates, in million pages a second.
+fn round(number: usize, sides: [Counting; 2]) -> anyhow::Result<Pair> {
     let first = number % 2;
-    let mut rigs = [None, None];
+    let mut made = [None, None];
     for side in [first, 1 - first] {
-        rigs[side] = Some(device(sides[side])?);
+        made[side] = Some(device(sides[side])?);
     }
-    let mut times = [Vec::new(), Vec::new()];
-    for pair in 0..PAIRS + WARM_UP {
-        for side in [pair % 2, 1 - pair % 2] {
-            let Some(rig) = &mut rigs[side] else { continue };
-            let time = rig.turn()?;
-            if pair >= WARM_UP {
-                times[side].push(time);
-            }
-        }
-    }
-    for (rig, counting) in rigs.iter().flatten().zip(sides) {
+    let [Some(ours), Some(theirs)] = made else {
+        anyhow::bail!("no device");
+    };
+    let mut rigs = [ours, theirs];
+    let turns: Vec<Pair> = take_turns(TURNS, WARM_UP, |side| rigs[side].turn())?;
+    for (rig, counting) in rigs.iter().zip(sides) {
         let counted = rig.driver.function().snapshot().transfers;
         let pages: u64 = counted.iter().map(|row| row.folios).sum();
-        match counting {
-            Counting::Full => assert!(pages >= rig.turns * PAGES, "counting is on"),
-            _ => assert_eq!(pages, 0, "counting is off"),
-        }
+        let right = match counting {
+            Counting::Full => pages >= rig.turns * PAGES,
+            _ => pages == 0,
+        };
+        ensure!(right, "{pages} pages were counted with {counting:?}");
     }
-    Ok(times.map(|times| quartiles(times)[1]))
+    Ok([0, 1].map(|side| median(turns.iter().map(|turn| turn[side]))))
 }
 
-/// Prints how the first side does beside the second. Returns what it costs, in nanoseconds a page.
-fn compare(what: &str, sides: [Counting; 2]) -> Result<f64, Box<dyn std::error::Error>> {
-    let rounds: Result<Vec<Round>, _> = (0..ROUNDS).map(|number| round(number, sides)).collect();
-    let rounds = rounds?;
-    let of = |side: usize| quartiles(rounds.iter().map(|round| round[side]).collect())[1];
-    // Of two rounds, one of each kind, so that what being first does is in neither.
-    let pairs = rounds.chunks_exact(2);
-    let ratios = pairs.map(|two| (two[0][1] * two[1][1] / (two[0][0] * two[1][0])).sqrt());
-    let [low, ratio, high] = quartiles(ratios.collect());
-    println!(
-        "{what}: {ratio:.3} of the throughput ({low:.3} to {high:.3}), {:.0} ns beside {:.0} ns a page",
-        of(0),
-        of(1)
-    );
-    Ok((1.0 / ratio - 1.0) * of(1))
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!(
-        "order 0, a descriptor for each page; {ROUNDS} rounds of {PAIRS} pairs of {PAGES} pages; \
-         medians and quartiles"
-    );
-    compare("off beside off", [Counting::Off, Counting::Off])?;
-    let cost = compare("counting beside off", [Counting::Full, Counting::Off])?;
-    let [most, least] = MIGRATION_NS.map(|whole| 100.0 * cost / whole);
-    println!(
-        "cost of counting: {cost:.1} ns a page, {least:.2} % to {most:.2} % of its whole migration"
-    );
-    Ok(())
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::from_arguments();
+    let title =
+        "Counting, order 0, a descriptor for each page: quotients of pairs of rounds in one run";
+    let mut table = Table::new(title, &options)?;
+    for (name, counting, target) in [
+        ("not counting", Counting::Off, Target::None),
+        ("counting", Counting::Full, Target::AtLeast(0.98)),
+    ] {
+        if !options.wants(name) {
+            continue;
+        }
+        // Of two rounds, one of each kind, so that what being first does is in neither.
+        let rounds: anyhow::Result<Vec<Pair>> = (0..2 * options.rounds(PAIRS))
+            .map(|number| round(number, [counting, Counting::Off]))
+            .collect();
+        let pair = |two: &[Pair]| [0, 1].map(|side| (two[0][side] * two[1][side]).sqrt());
+        let pairs: Vec<Pair> = rounds?.chunks_exact(2).map(pair).collect();
+        table.add(Row::of_pairs(name, "not counting", "M/s", target, &pairs))?;
+    }
+    Ok(table.finish())
 }

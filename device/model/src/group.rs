@@ -99,3 +99,57 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Place;
+
+    fn transfer(count: u32) -> Transfer {
+        Transfer {
+            order: 0,
+            count,
+            bytes: u64::from(count) * 4096,
+            dst: Place::Vram(0),
+            src: Source::Place(Place::System(0)),
+            trigger: Trigger::Prefetch,
+        }
+    }
+
+    #[test]
+    fn a_group_is_full_at_64_kib_and_of_one_kind() {
+        let page = transfer(1);
+        let mut group = Group::new((&page).into(), 100);
+        let evicted = Transfer {
+            trigger: Trigger::Evict,
+            ..page
+        };
+        assert!(group.is_empty() && !group.takes((&evicted).into()));
+        for _ in 0..16 {
+            assert!(group.takes((&page).into()));
+            group.add(&page, Status::STATUS_OK);
+        }
+        assert!(!group.takes((&page).into()));
+        let Record::Transfer {
+            descriptors,
+            folios,
+            engine_ns,
+            waited_ns,
+            ..
+        } = group.record(1600, 5000)
+        else {
+            panic!("a transfer");
+        };
+        assert_eq!((descriptors, folios, engine_ns), (16, 16, 1600));
+        // The first began at once, and the last when fifteen of 100 ns were done.
+        assert_eq!(waited_ns, 100 + 1500 / 2);
+    }
+
+    #[test]
+    fn what_is_as_long_is_alone() {
+        let long = transfer(16);
+        let mut group = Group::new((&long).into(), 100);
+        group.add(&long, Status::STATUS_OK);
+        assert!(!group.takes((&long).into()));
+    }
+}

@@ -3,8 +3,10 @@
 //!
 //! `cargo bench -p hmmgpu-telemetry --bench snapshot`
 
+use std::process::ExitCode;
 use std::time::Instant;
 
+use hmmgpu_bench_support::{Options, Row, Table, Target};
 use hmmgpu_contract::{PAGE_SIZE, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::snapshot::QueueKind;
 use hmmgpu_telemetry::{Known, NoteKind, Record, Source, Telemetry};
@@ -46,16 +48,20 @@ fn fillings() -> Vec<(&'static str, Vec<Record>)> {
     ]
 }
 
-fn main() {
-    println!("64 GiB of VRAM; time of a snapshot in us: median, longest of {ROUNDS}");
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::from_arguments();
+    let mut table = Table::new("Time of a snapshot, 64 GiB of VRAM", &options)?;
     for (name, notes) in fillings() {
+        if !options.wants(name) {
+            continue;
+        }
         let telemetry = Telemetry::new(VRAM, 0);
         let source = Source {
             kind: QueueKind::Copy,
             index: 0,
         };
         telemetry.record(source, 0, 0, &notes);
-        let mut times: Vec<f64> = (0..ROUNDS)
+        let times: Vec<f64> = (0..options.rounds(ROUNDS))
             .map(|_| {
                 let begun = Instant::now();
                 let snapshot = telemetry.snapshot(Known::default(), false);
@@ -64,11 +70,8 @@ fn main() {
                 time.as_secs_f64() * 1e6
             })
             .collect();
-        times.sort_by(f64::total_cmp);
-        println!(
-            "{name:24} {:8.0} {:8.0}",
-            times[ROUNDS / 2],
-            times[ROUNDS - 1]
-        );
+        // Engines wait that long.
+        table.add(Row::of_figures(name, "us", Target::AtMost(1000.0), &times))?;
     }
+    Ok(table.finish())
 }

@@ -207,6 +207,12 @@ pub fn render(result: &BenchResult) -> String {
     if !result.warnings.is_empty() || !result.errors.is_empty() {
         text.push('\n');
     }
+    doubts(result, &mut text);
+    text
+}
+
+/// What is wrong, and what is to be doubted, a line each.
+pub(crate) fn doubts(result: &BenchResult, text: &mut String) {
     // Writing to a String does not fail.
     for error in &result.errors {
         let _ = writeln!(text, "error: {error}");
@@ -214,7 +220,6 @@ pub fn render(result: &BenchResult) -> String {
     for warning in &result.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
-    text
 }
 
 fn table(rows: &[Row], text: &mut String) {

@@ -11,7 +11,6 @@ use crate::cli::{CompareArgs, CompareFormat};
 use crate::compare::comparison::Comparison;
 use crate::compare::read::{compare_alternation, compare_files};
 use crate::compare::render;
-
 use crate::exit;
 
 pub(super) fn compare(args: &CompareArgs) -> Result<u8, Error> {

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use hmmgpu_guest_protocol::bench::{Direction, Trigger};
 
 use crate::bench::result::{BenchResult, Row, RowKey, Stat};
-use crate::bench::table::TEST_HMM_NOTE;
+use crate::bench::table::{TEST_HMM_NOTE, doubts};
 
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1_073_741_824.0;
@@ -45,12 +45,7 @@ pub(super) fn render(result: &BenchResult) -> String {
         text.push_str(TEST_HMM_NOTE);
         text.push('\n');
     }
-    for error in &result.errors {
-        let _ = writeln!(text, "error: {error}");
-    }
-    for warning in &result.warnings {
-        let _ = writeln!(text, "warning: {warning}");
-    }
+    doubts(result, &mut text);
     text
 }
 

@@ -10,7 +10,7 @@ use hmmgpu_vm_tests::program::Program;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{short_folder, trial};
+use crate::{Check, short_folder, trials_of};
 
 /// Time for a bench; the first one that needs `test_hmm` fetches the kernel's source.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -18,15 +18,14 @@ const LIMIT: Duration = Duration::from_secs(1200);
 const ROUNDS: usize = 2;
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
-    let (floor, against) = (Arc::clone(program), Arc::clone(program));
-    vec![
-        trial("bench::the_floor_sets_a_limit", move || {
-            the_floor_sets_a_limit(&floor)
-        }),
-        trial("bench::test_hmm_does_the_same_work", move || {
-            test_hmm_does_the_same_work(&against)
-        }),
-    ]
+    let checks: [Check; 2] = [
+        ("bench::the_floor_sets_a_limit", the_floor_sets_a_limit),
+        (
+            "bench::test_hmm_does_the_same_work",
+            test_hmm_does_the_same_work,
+        ),
+    ];
+    trials_of(program, &checks)
 }
 
 /// A small bench with these arguments, its output, and its page.

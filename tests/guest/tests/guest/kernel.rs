@@ -12,24 +12,17 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{short_folder, trial};
+use crate::{Check, short_folder, trials_of};
 
 /// Time for the driver's build and for a guest to boot, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
-    type Test = fn(&Program) -> Result<()>;
-    let tests: [(&str, Test); 2] = [
+    let checks: [Check; 2] = [
         ("kernel::an_image_with_its_modules", image_with_modules),
         ("kernel::two_by_turns", two_by_turns),
     ];
-    tests
-        .into_iter()
-        .map(|(name, test)| {
-            let program = program.clone();
-            trial(name, move || test(&program))
-        })
-        .collect()
+    trials_of(program, &checks)
 }
 
 /// A kernel that is named by its paths.

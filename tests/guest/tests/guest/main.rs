@@ -71,6 +71,20 @@ fn trial(
     })
 }
 
+/// A test: its name and what it does.
+type Check = (&'static str, fn(&Program) -> anyhow::Result<()>);
+
+/// Tests that need nothing but the program.
+fn trials_of(program: &Arc<Program>, checks: &[Check]) -> Vec<Trial> {
+    checks
+        .iter()
+        .map(|&(name, check)| {
+            let program = program.clone();
+            trial(name, move || check(&program))
+        })
+        .collect()
+}
+
 /// A folder for sockets and temporary files; its path is short, because a socket's has to be.
 fn short_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new()

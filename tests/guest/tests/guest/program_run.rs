@@ -10,15 +10,12 @@ use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{short_folder, trial};
+use crate::{Check, short_folder, trials_of};
 
 /// Time for a guest to boot, on a slow and busy host.
 const BOOT: Duration = Duration::from_secs(300);
 /// Time for everything to end after something was killed.
 const END: Duration = Duration::from_secs(90);
-
-/// A test: its name and what it does.
-type Check = (&'static str, fn(&Program) -> Result<()>);
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let checks: [Check; 8] = [
@@ -31,13 +28,7 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
         ("run::killed_server_leaves_nothing", killed_server),
         ("run::ctrl_c_leaves_nothing", ctrl_c),
     ];
-    checks
-        .into_iter()
-        .map(|(name, check)| {
-            let program = program.clone();
-            trial(name, move || check(&program))
-        })
-        .collect()
+    trials_of(program, &checks)
 }
 
 const MACHINE: [&str; 5] = ["run", "--memory", "1G", "--vram", "64M"];

@@ -12,12 +12,9 @@ use hmmgpu_vm_tests::program::{Program, Running};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::{short_folder, trial};
+use crate::{Check, short_folder, trials_of};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A test: its name and what it does.
-type Check = (&'static str, fn(&Program) -> Result<()>);
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let checks: [Check; 3] = [
@@ -28,13 +25,7 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
             writes_its_telemetry,
         ),
     ];
-    checks
-        .into_iter()
-        .map(|(name, check)| {
-            let program = program.clone();
-            trial(name, move || check(&program))
-        })
-        .collect()
+    trials_of(program, &checks)
 }
 
 fn start(program: &Program, folder: &Path) -> Result<Running> {

@@ -108,14 +108,21 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
 
 /// Takes 2 MiB to the device and home, and tells when that was done.
 fn first_migration(device: &Device) -> Result<()> {
-    let memory = Memory::anonymous(UNIT).context("cannot map 2 MiB")?;
+    let mut memory = Memory::anonymous(UNIT).context("cannot map 2 MiB")?;
+    let seed = pattern::mix(u64::MAX);
+    fill(&mut memory, seed);
     let pages = 0..UNIT_PAGES;
-    memory.populate(pages.clone())?;
     let there = device.to_device(&memory, pages.clone());
     there.complete("MIGRATE_TO_DEVICE")?;
     let back = device.to_system(&memory, pages);
     back.complete("MIGRATE_TO_SYSTEM")?;
     let text = std::fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
+    let data = Data::compare(Subject::Driver, &Filled { memory, seed });
+    ensure!(
+        data.verified,
+        "{} bytes of the first 2 MiB came home wrong",
+        data.mismatched_bytes
+    );
     let uptime = text.split(' ').next().unwrap_or_default();
     emit(&BenchEvent::FirstMigration {
         uptime: uptime.parse().context("/proc/uptime")?,

@@ -17,7 +17,7 @@ use libtest_mimic::Trial;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{short_folder, trial};
+use crate::{Check, short_folder, trials_of};
 use scrape::{Checker, Endpoint, Series};
 
 /// Time for a guest to boot, on a slow and busy host.
@@ -29,21 +29,12 @@ const END: Duration = Duration::from_secs(90);
 /// Time between two scrapes of a bench.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// A test: its name and what it does.
-type Check = (&'static str, fn(&Program) -> Result<()>);
-
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let checks: [Check; 2] = [
         ("views::of_a_bench_agree_with_its_result", of_a_bench),
         ("views::of_a_run_agree_with_each_other", of_a_run),
     ];
-    checks
-        .into_iter()
-        .map(|(name, check)| {
-            let program = program.clone();
-            trial(name, move || check(&program))
-        })
-        .collect()
+    trials_of(program, &checks)
 }
 
 /// The metrics of a bench are read all the time, and its trace when it has ended.
