@@ -1,10 +1,13 @@
-//! Advice to the host about mapped memory. It changes speed, never content.
+//! Advice to the host about mapped memory.
 #![allow(unsafe_code)] // madvise takes a raw address range.
+
+use std::io;
 
 use rustix::mm::{Advice, madvise};
 use vm_memory::MmapRegion;
 
-/// What is wanted for a part of a mapping.
+/// What is wanted for a part of a mapping. It changes speed; [`Want::Discarded`] alone may change
+/// content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     /// Huge pages, where the host allows them.
@@ -13,23 +16,30 @@ pub(crate) enum Want {
     Readable,
     /// Pages that are there, for writing.
     Writable,
-    /// No pages: they stay in the file, and come back when they are touched.
-    Unmapped,
+    /// No pages here. Those of a shared file stay in it, and come back when they are touched; private
+    /// ones without a file are given back to the host, and read as zero afterwards.
+    Discarded,
+    /// To be left out of core dumps.
+    Undumped,
 }
 
-/// Advises the host about `len` bytes from `offset`, cut to the mapping. Returns whether the host
-/// took it; an old kernel does not know all advice.
-pub(crate) fn advise(region: &MmapRegion, offset: usize, len: usize, want: Want) -> bool {
+/// Advises the host about `len` bytes from `offset`, cut to the mapping.
+///
+/// # Errors
+/// The host does not take it; an old kernel does not know all advice.
+pub(crate) fn advise(region: &MmapRegion, offset: usize, len: usize, want: Want) -> io::Result<()> {
     let offset = offset.min(region.size());
     let len = len.min(region.size() - offset);
     let advice = match want {
         Want::HugePages => Advice::LinuxHugepage,
         Want::Readable => Advice::LinuxPopulateRead,
         Want::Writable => Advice::LinuxPopulateWrite,
-        Want::Unmapped => Advice::LinuxDontNeed,
+        Want::Discarded => Advice::LinuxDontNeed,
+        Want::Undumped => Advice::LinuxDontDump,
     };
     let start = region.as_ptr().wrapping_add(offset).cast();
-    // SAFETY: the range lies in a mapping that `region` keeps alive, and as that is a shared one
-    // of a file, as all here are, none of this advice changes what the memory holds.
-    unsafe { madvise(start, len, advice) }.is_ok()
+    // SAFETY: the range lies in a mapping that `region` keeps alive. Nobody holds a reference to what
+    // is in it: whoever uses `MmapRegion`s reads and writes through raw pointers, and reckons with
+    // content that changes at any time.
+    Ok(unsafe { madvise(start, len, advice) }?)
 }

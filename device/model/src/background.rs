@@ -42,7 +42,7 @@ const POPULATE_STEP: u64 = 4 << 20;
 /// Guest RAM that is populated between two looks at how much memory the host has left; a multiple
 /// of [`POPULATE_STEP`].
 const LOOK_EVERY: usize = 64 << 20;
-/// Blocks of VRAM that are populated before their use between two such looks.
+/// Blocks of VRAM that are populated between two such looks.
 const LOOK_BLOCKS: usize = 32;
 /// VRAM that is scrubbed in one step.
 const SCRUB_STEP: u64 = 64 << 20;
@@ -280,8 +280,6 @@ enum Step {
     Scrub(ScrubJob),
     Unmap(UnmapJob),
     PopulateVram(usize),
-    /// The same before its use.
-    PopulateRest(usize),
     PopulateRam(Arc<MmapRegion>, RamJob),
 }
 
@@ -297,7 +295,7 @@ fn next_step(jobs: &mut Jobs) -> Option<Step> {
     }
     for block in jobs.rest.by_ref() {
         if !std::mem::replace(&mut jobs.vram_asked[block], true) {
-            return Some(Step::PopulateRest(block));
+            return Some(Step::PopulateVram(block));
         }
     }
     while let Some(job) = jobs.ram.pop_front() {
@@ -310,6 +308,7 @@ fn next_step(jobs: &mut Jobs) -> Option<Step> {
 
 fn run(shared: &Shared, scrubbed: &Scrubbed, has_room: &HasRoom) {
     let mut told = false;
+    let mut blocks = 0_usize;
     loop {
         let mut jobs = shared.jobs();
         let step = loop {
@@ -330,15 +329,20 @@ fn run(shared: &Shared, scrubbed: &Scrubbed, has_room: &HasRoom) {
         match step {
             Step::Scrub(job) => scrub(shared, scrubbed, job),
             Step::Unmap(job) => unmap(shared, job),
-            Step::PopulateVram(block) => populate_vram(shared, block),
-            Step::PopulateRest(block) => {
-                let look = block.is_multiple_of(LOOK_BLOCKS);
-                if !look || has_room() {
-                    populate_vram(shared, block);
-                } else {
+            Step::PopulateVram(block) => {
+                if blocks.is_multiple_of(LOOK_BLOCKS) && !has_room() {
+                    // What is asked for later may find more room.
+                    blocks = 0;
                     let mut jobs = shared.jobs();
                     jobs.rest = 0..0;
-                    jobs.vram_asked[block] = false;
+                    jobs.vram.push_front(block);
+                    let Jobs {
+                        vram, vram_asked, ..
+                    } = &mut *jobs;
+                    vram.drain(..).for_each(|block| vram_asked[block] = false);
+                } else {
+                    blocks += 1;
+                    populate_vram(shared, block);
                 }
             }
             Step::PopulateRam(region, job) => {
@@ -384,7 +388,8 @@ fn scrub(shared: &Shared, scrubbed: &Scrubbed, job: ScrubJob) {
 
 fn unmap(shared: &Shared, mut job: UnmapJob) {
     // Piece by piece, so that neither a scrub nor a change of the address space waits for long.
-    advise(&job.region, job.offset, UNMAP_STEP, Want::Unmapped);
+    // Whatever the host does not take is done at once, when the region is dropped.
+    let _ = advise(&job.region, job.offset, UNMAP_STEP, Want::Discarded);
     job.offset = job.offset.saturating_add(UNMAP_STEP);
     if job.offset < job.region.size() {
         shared.jobs().unmap.push_front(job);
@@ -392,9 +397,12 @@ fn unmap(shared: &Shared, mut job: UnmapJob) {
 }
 
 fn populate_vram(shared: &Shared, block: usize) {
-    let bytes = usize::try_from(VRAM_BLOCK_BYTES).unwrap_or(usize::MAX);
-    let offset = block.saturating_mul(bytes);
-    if !advise(shared.vram.region(), offset, bytes, Want::Writable) {
+    let offset = (block as u64).saturating_mul(VRAM_BLOCK_BYTES);
+    if shared
+        .vram
+        .advise(offset, VRAM_BLOCK_BYTES, Want::Writable)
+        .is_err()
+    {
         // An old kernel, or a host short of memory: engines then populate by touching.
         shared.jobs().vram.clear();
     }
@@ -403,9 +411,10 @@ fn populate_vram(shared: &Shared, block: usize) {
 fn populate_ram(shared: &Shared, region: &Arc<MmapRegion>, mut job: RamJob) {
     let step = usize::try_from(POPULATE_STEP).unwrap_or(usize::MAX);
     if job.offset == 0 {
-        advise(region, 0, region.size(), Want::HugePages);
+        // It is as good without, only slower.
+        let _ = advise(region, 0, region.size(), Want::HugePages);
     }
-    let populated = advise(region, job.offset, step, job.want);
+    let populated = advise(region, job.offset, step, job.want).is_ok();
     job.offset = job.offset.saturating_add(step);
     if populated && job.offset < region.size() {
         shared.jobs().ram.push_front(job);
@@ -442,31 +451,30 @@ mod tests {
         const VRAM: u64 = 1 << 30;
         const PAGE: u64 = 4096;
         let vram = Arc::new(Vram::new(VRAM).unwrap());
-        let file = vram.region().file_offset().unwrap().arc().clone();
         let (sender, receiver) = mpsc::channel();
+        let scrubbed = vram.clone();
         let report = Box::new(move |generation, result: io::Result<()>| {
             // The receiver goes first only when the test has failed already.
-            let _ = sender.send((generation, result.is_ok(), populated(&file)));
+            let _ = sender.send((generation, result.is_ok(), scrubbed.populated()));
         });
         let background = Background::start(vram.clone(), report, Box::new(|| true)).unwrap();
-        let file = vram.region().file_offset().unwrap().arc().clone();
         let idle = || background.shared.jobs().vram.is_empty();
         // The end of VRAM alone, then all of a window, then what a second block adds to it.
         background.vram_used(VRAM - PAGE, PAGE);
-        until(|| populated(&file) >= VRAM_BLOCK_BYTES);
+        until(|| vram.populated() >= VRAM_BLOCK_BYTES);
         background.vram_used(VRAM_BLOCK_BYTES - PAGE, PAGE);
-        until(|| populated(&file) >= VRAM_BLOCK_BYTES + AHEAD);
+        until(|| vram.populated() >= VRAM_BLOCK_BYTES + AHEAD);
         background.vram_used(PAGE, VRAM_BLOCK_BYTES);
-        until(|| populated(&file) >= 2 * VRAM_BLOCK_BYTES + AHEAD);
+        until(|| vram.populated() >= 2 * VRAM_BLOCK_BYTES + AHEAD);
         assert!(idle());
-        assert_eq!(populated(&file), 2 * VRAM_BLOCK_BYTES + AHEAD);
+        assert_eq!(vram.populated(), 2 * VRAM_BLOCK_BYTES + AHEAD);
         for generation in [7, 8] {
             background.scrub(generation);
             let reported = receiver.recv_timeout(LIMIT).unwrap();
             assert_eq!(reported, (generation, true, 0));
             assert!(idle());
             background.vram_used(0, PAGE);
-            until(|| populated(&file) >= AHEAD);
+            until(|| vram.populated() >= AHEAD);
         }
     }
 
@@ -511,24 +519,23 @@ mod tests {
     fn vram_is_populated_before_its_use_while_there_is_a_guest() {
         const VRAM: u64 = 64 << 20;
         let vram = Arc::new(Vram::new(VRAM).unwrap());
-        let file = vram.region().file_offset().unwrap().arc().clone();
         let (sender, receiver) = mpsc::channel();
         let report = Box::new(move |_, _| {
             // The receiver goes first only when the test has failed already.
             let _ = sender.send(());
         });
-        let background = Background::start(vram, report, Box::new(|| true)).unwrap();
+        let background = Background::start(vram.clone(), report, Box::new(|| true)).unwrap();
         let (_ram, region) = ram(SMALLEST_RAM);
         background.ram_mapped(&region, true);
-        until(|| populated(&file) == VRAM);
+        until(|| vram.populated() == VRAM);
         background.scrub(1);
         receiver.recv_timeout(LIMIT).unwrap();
-        until(|| populated(&file) == VRAM);
+        until(|| vram.populated() == VRAM);
         drop(region);
         background.scrub(2);
         receiver.recv_timeout(LIMIT).unwrap();
         assert!(background.shared.jobs().rest.is_empty());
-        assert_eq!(populated(&file), 0);
+        assert_eq!(vram.populated(), 0);
     }
 
     #[test]

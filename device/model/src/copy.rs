@@ -22,6 +22,22 @@ pub(crate) fn settle() {
     };
 }
 
+/// Begins to fetch what the next copy but a few will read first: its address is translated, and its
+/// first block on the way, while others are copied.
+pub(crate) fn announce<S: BitmapSlice>(src: &VolatileSlice<'_, S>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_NTA, _mm_prefetch};
+        const LINE: usize = 64;
+        const BYTES: usize = 256;
+        let guard = src.ptr_guard();
+        for line in (0..BYTES.min(src.len())).step_by(LINE) {
+            // SAFETY: it lies in the slice, and a prefetch does nothing where it cannot.
+            unsafe { _mm_prefetch::<_MM_HINT_NTA>(guard.as_ptr().wrapping_add(line).cast()) };
+        }
+    }
+}
+
 /// Copies all of `src` to the beginning of `dst`, or as much as fits, to be visible when it is
 /// [settled](settle). The two may be the same memory through different mappings; what ends up there
 /// is then unspecified.
@@ -85,10 +101,12 @@ unsafe fn stream_avx2(mut dst: *mut u8, mut src: *const u8, mut len: usize) {
     // Streaming stores are aligned, because `head` bytes bring `dst` to a multiple of 32 and it
     // grows by multiples of it.
     unsafe {
-        std::ptr::copy_nonoverlapping(src, dst, head);
-        src = src.add(head);
-        dst = dst.add(head);
-        len -= head;
+        if head > 0 {
+            std::ptr::copy_nonoverlapping(src, dst, head);
+            src = src.add(head);
+            dst = dst.add(head);
+            len -= head;
+        }
         while len >= BLOCK {
             let block: [__m256i; VECTORS] =
                 std::array::from_fn(|i| _mm256_loadu_si256(src.add(i * VECTOR).cast()));
@@ -99,7 +117,9 @@ unsafe fn stream_avx2(mut dst: *mut u8, mut src: *const u8, mut len: usize) {
             dst = dst.add(BLOCK);
             len -= BLOCK;
         }
-        std::ptr::copy_nonoverlapping(src, dst, len);
+        if len > 0 {
+            std::ptr::copy_nonoverlapping(src, dst, len);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use hmmgpu_contract::regs::{INVALIDATION_QUEUE, MAX_CONTEXTS, MAX_COPY_QUEUES};
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::snapshot::Snapshot;
 use hmmgpu_telemetry::{Known, Observer, Telemetry};
+use vm_memory::VolatileSlice;
 
 use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
@@ -243,13 +244,10 @@ impl Device {
         }
     }
 
-    /// The file behind VRAM, for whoever maps it beside the device. What is written to it there is
-    /// in VRAM; telemetry and background populating know nothing of it.
-    ///
-    /// # Errors
-    /// The host refuses another file descriptor.
-    pub fn vram_file(&self) -> io::Result<std::fs::File> {
-        self.shared.vram.file()
+    /// All of VRAM, for whoever looks at it beside the engines. Of what is written to it there
+    /// telemetry and background populating know nothing.
+    pub fn vram(&self) -> VolatileSlice<'_, ()> {
+        self.shared.vram.all()
     }
 
     /// Size of a BAR in bytes; 0: there is none of that number.
@@ -449,8 +447,7 @@ mod tests {
 
     /// Bytes of VRAM that the host has populated.
     fn populated(device: &Device) -> u64 {
-        let file = device.shared.vram.region().file_offset().unwrap().file();
-        file.metadata().unwrap().blocks() * 512
+        device.shared.vram.populated()
     }
 
     #[test]

@@ -3,14 +3,21 @@
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_telemetry::{NoteKind, Record};
 
-use crate::command::{Command, Fault, Other, Source, Transfer};
-use crate::copy::{copy, copy_from_buffer};
+use crate::command::{Command, Fault, Other, Place, Source, Transfer};
+use crate::copy::{announce, copy, copy_from_buffer};
 use crate::dma::Access;
+use crate::group::Kind;
 use crate::memory::Memory;
-use crate::queue::{Engine, Run, Stop};
+use crate::queue::{Engine, Entry, Run, Stop};
 
 /// Unit in which patterns are written.
 const PATTERN_BYTES: usize = 4096;
+
+/// Copies that are checked together, and then carried out together: pages of a [`Group`], at most.
+///
+/// [`Group`]: crate::group::Group
+const TOGETHER: usize = 16;
+const TOGETHER_BYTES: u64 = 64 << 10;
 
 /// What a copy engine does.
 #[derive(Debug)]
@@ -28,6 +35,62 @@ impl Engine for CopyEngine {
                 other(run, command)
             }
         }
+    }
+
+    /// Copies of one kind and some pages: while the stores of one drain, the CPU begins to load the
+    /// next, if nothing is in between.
+    fn together(&mut self, run: &mut Run<'_>, entries: &[Entry]) -> Result<u32, Stop> {
+        let Some((first, _)) = copy_of(entries.first()) else {
+            return Ok(0);
+        };
+        if first.bytes > TOGETHER_BYTES / 2 {
+            return Ok(0);
+        }
+        let kind = Kind::from(&first);
+        run.transfer_begins(kind);
+        // Who carries out one by one tells what was aborted.
+        let Ok(permit) = run.permit() else {
+            return Ok(0);
+        };
+        let memory = run.shared.memory(&permit);
+        let mut left = permit.left().min(TOGETHER_BYTES);
+        let mut copies = Vec::with_capacity(TOGETHER);
+        for entry in entries.iter().take(TOGETHER) {
+            if let Some((transfer, src)) = copy_of(Some(entry))
+                && Kind::from(&transfer) == kind
+                && let Some(after) = left.checked_sub(transfer.bytes)
+                && let Some(dst) = memory.whole(transfer.dst, transfer.bytes, Access::Write)
+                && let Some(src) = memory.whole(src, transfer.bytes, Access::Read)
+            {
+                left = after;
+                announce(&src);
+                copies.push((transfer, dst, src));
+            } else {
+                break;
+            }
+        }
+        for (_, dst, src) in &copies {
+            copy(dst, src);
+        }
+        for (transfer, ..) in &copies {
+            run.transfer_ended(transfer, Status::STATUS_OK);
+        }
+        let bytes = copies.iter().map(|(transfer, ..)| transfer.bytes).sum();
+        let count = u32::try_from(copies.len()).unwrap_or(0);
+        drop(copies);
+        run.keep(permit, bytes);
+        Ok(count)
+    }
+}
+
+/// A COPY that breaks no rule by itself, and its source.
+fn copy_of(entry: Option<&Entry>) -> Option<(Transfer, Place)> {
+    match Command::try_from(&Desc::from_le_bytes(entry?)) {
+        Ok(Command::Transfer(transfer)) => match transfer.src {
+            Source::Place(src) => Some((transfer, src)),
+            Source::Pattern(_) => None,
+        },
+        _ => None,
     }
 }
 

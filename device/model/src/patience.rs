@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 /// An engine looks at least so long, without offering the core to others.
 const SHORTEST: Duration = Duration::from_micros(20);
 /// And at most so long. A migration of single pages submits once in 2 to 3 ms.
-const LONGEST: Duration = Duration::from_millis(4);
+const LONGEST: Duration = Duration::from_millis(10);
 /// Pauses of the CPU between two looks.
 const PAUSES: u32 = 8;
 /// Whoever offers the core and is back only after this has lent it to somebody.
-const LENT: Duration = Duration::from_micros(50);
+const LENT: Duration = Duration::from_millis(1);
 
 /// What an engine has learnt about its driver.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Patience {
             self.0 / 2
         } else {
             // Not all gaps are alike: the longer ones are remembered for a while.
-            (gap * 2).max(self.0 / 8 * 7)
+            (gap * 2).max(self.0.saturating_sub(gap / 2))
         };
         self.0 = self.0.clamp(SHORTEST, LONGEST);
     }

@@ -221,7 +221,16 @@ pub(crate) trait Engine {
     /// Carries out a descriptor. Whoever returns a fault has done nothing of it; it is told by the
     /// next fence.
     fn carry_out(&mut self, run: &mut Run<'_>, desc: &Desc) -> Result<(), Stop>;
+
+    /// Carries out the first of these descriptors together, if that pays and nothing is wrong with
+    /// any of them. Returns how many; 0: they are to be carried out one by one.
+    fn together(&mut self, _run: &mut Run<'_>, _entries: &[Entry]) -> Result<u32, Stop> {
+        Ok(0)
+    }
 }
+
+/// A descriptor as it was fetched.
+pub(crate) type Entry = [u8; Desc::SIZE];
 
 /// Errors since the last fence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -257,7 +266,7 @@ pub(crate) struct Run<'a> {
     records: Vec<Record>,
     descriptors: u64,
     /// Descriptors that were fetched together.
-    fetched: Vec<[u8; Desc::SIZE]>,
+    fetched: Vec<Entry>,
     /// The permit of what was done last, if it may be used for more.
     kept: RefCell<Option<Permit<'a>>>,
     patience: Patience,
@@ -436,12 +445,16 @@ impl<'a> Run<'a> {
             self.known = rung.take().unwrap_or(self.clock);
             let mut pending = pending;
             while pending > 0 {
-                let count = self.fetch(pending)?;
-                for place in 0..count {
-                    self.descriptor(engine, place as usize)?;
+                let fetched = self.fetch(pending)?;
+                // No more than were pending, and not none.
+                pending -= u32::try_from(fetched.len()).unwrap_or(pending);
+                let mut rest = fetched.as_slice();
+                while !rest.is_empty() {
+                    let done = self.some(engine, rest)?;
+                    rest = rest.get(done as usize..).unwrap_or_default();
                 }
+                self.fetched = fetched;
                 self.publish()?;
-                pending -= count;
             }
             self.flush();
         }
@@ -494,8 +507,8 @@ impl<'a> Run<'a> {
     }
 
     /// Fetches descriptors from `consumer` on, of which so many are ready: some of them, and one at
-    /// least. Returns how many. The driver may change them only when the consumer index has passed.
-    fn fetch(&mut self, pending: u32) -> Result<u32, Stop> {
+    /// least. The driver may change them only when the consumer index has passed.
+    fn fetch(&mut self, pending: u32) -> Result<Vec<Entry>, Stop> {
         let ring = self.setup.ring;
         let mut fetched = std::mem::take(&mut self.fetched);
         let permit = self.permit()?;
@@ -512,34 +525,41 @@ impl<'a> Run<'a> {
                 Err(fault) => return Err(fault.into()),
             }
         }
-        self.fetched = fetched;
         self.keep(permit, 0);
-        Ok(count)
+        Ok(fetched)
     }
 
-    /// Carries out the descriptor at `consumer`, which is at a place among the fetched ones.
-    fn descriptor(&mut self, engine: &mut impl Engine, place: usize) -> Result<(), Stop> {
+    /// Carries out the descriptor at `consumer`, which is the first of these, and maybe some of those
+    /// after it. Returns how many.
+    fn some(&mut self, engine: &mut impl Engine, entries: &[Entry]) -> Result<u32, Stop> {
         // Those that touch no memory as well: nothing of a run that has ended is done.
         if !self.control.allows(self.setup.run) || !self.shared.may_master() {
             self.keep(self.permit()?, 0);
         }
-        let entry = self.fetched[place];
-        self.descriptors += u64::from(self.shared.counting);
-        match engine.carry_out(self, &Desc::from_le_bytes(&entry)) {
-            Ok(()) => {}
-            Err(Stop::Fault(fault)) => {
-                let status = fault.status;
-                self.record(Record::Error { status });
-                self.failed(fault);
+        let mut done = engine.together(self, entries)?;
+        if done == 0
+            && let Some(entry) = entries.first()
+        {
+            done = 1;
+            match engine.carry_out(self, &Desc::from_le_bytes(entry)) {
+                Ok(()) => {}
+                Err(Stop::Fault(fault)) => {
+                    let status = fault.status;
+                    self.record(Record::Error { status });
+                    self.failed(fault);
+                }
+                Err(Stop::Ended) => return Err(Stop::Ended),
             }
-            Err(Stop::Ended) => return Err(Stop::Ended),
         }
-        self.consumer = self.consumer.wrapping_add(1);
+        if self.shared.counting {
+            self.descriptors += u64::from(done);
+        }
+        self.consumer = self.consumer.wrapping_add(done);
         if self.records.len() >= RECORDS {
             self.flush();
             self.begin_lap();
         }
-        Ok(())
+        Ok(done)
     }
 
     /// The descriptor at `consumer` has failed: for the next fence, and for the registers.

@@ -114,12 +114,13 @@ mod x86 {
     }
 }
 
-/// Copies all pieces of `len` bytes from and to offsets of two mappings, in one way. Everything is
+/// Copies all pieces of `len` bytes from and to offsets of two parts of different mappings, which begin on page
+/// boundaries, in one way. Everything is
 /// written when it returns.
 pub(crate) fn copy_all(
     copy: Copy,
-    dst: &vm_memory::MmapRegion,
-    src: &vm_memory::MmapRegion,
+    dst: &vm_memory::VolatileSlice<'_>,
+    src: &vm_memory::VolatileSlice<'_>,
     pieces: &[(usize, usize)],
     len: usize,
 ) {
@@ -127,11 +128,12 @@ pub(crate) fn copy_all(
         offset.is_multiple_of(4096) && offset.checked_add(len).is_some_and(|end| end <= size)
     };
     assert!(len.is_multiple_of(4096));
-    let inside = |(to, from): &(usize, usize)| fits(*to, dst.size()) && fits(*from, src.size());
+    let inside = |(to, from): &(usize, usize)| fits(*to, dst.len()) && fits(*from, src.len());
     assert!(pieces.iter().all(inside));
+    let (to_all, from_all) = (dst.ptr_guard_mut(), src.ptr_guard());
     for (to, from) in pieces {
         // SAFETY: both pieces lie in their mappings, which are different ones, on page boundaries.
-        unsafe { copy(dst.as_ptr().add(*to), src.as_ptr().add(*from), len) };
+        unsafe { copy(to_all.as_ptr().add(*to), from_all.as_ptr().add(*from), len) };
     }
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
 }

@@ -18,7 +18,7 @@ use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE};
 use hmmgpu_model::mock::descriptors::note;
 
 use crate::floor::{WAYS, ways};
-use crate::rig::{Plan, Rig, Way};
+use crate::rig::{Plan, Rig, Way, noise};
 
 const MIB: usize = 1 << 20;
 /// Order of a folio of 2 MiB.
@@ -44,16 +44,9 @@ const BOOT: Duration = Duration::from_secs(3);
 
 /// Numbers below `end` in an order that no prefetcher guesses, always the same.
 fn shuffled(end: usize) -> Vec<usize> {
-    let mut numbers: Vec<_> = (0..end).collect();
-    let mut state = 88_172_645_463_325_252_u64;
-    for last in (1..end).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let other = usize::try_from(state % (last as u64 + 1)).unwrap_or(0);
-        numbers.swap(last, other);
-    }
-    numbers
+    let mut numbers: Vec<_> = (0..end).zip(noise()).collect();
+    numbers.sort_unstable_by_key(|(_, noise)| *noise);
+    numbers.into_iter().map(|(number, _)| number).collect()
 }
 
 /// Copies of folios of an order at scattered places, in parts of a turn each.

@@ -11,7 +11,7 @@ use hmmgpu_contract::queue::FenceRecord;
 use hmmgpu_model::mock::descriptors::{Side, copy, fence};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Device};
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::floor::{copy_all, ways};
 
@@ -53,7 +53,8 @@ impl Plan {
 pub(crate) struct Rig {
     driver: Driver<Arc<Device>>,
     ram: MmapRegion,
-    vram: MmapRegion,
+    /// The same as the driver's, which keeps it.
+    device: Arc<Device>,
     /// Offset of the data in guest RAM.
     data: usize,
     turns: u64,
@@ -62,6 +63,15 @@ pub(crate) struct Rig {
 /// What is written at a place of the source in a turn.
 fn stamp_of(turn: u64, place: usize) -> u64 {
     (turn << 32) | (place / 8) as u64
+}
+
+/// Numbers that no prefetcher guesses, always the same (xorshift64).
+pub(crate) fn noise() -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(88_172_645_463_325_252_u64), |last| {
+        let mut next = last ^ (last << 13);
+        next ^= next >> 7;
+        Some(next ^ (next << 17))
+    })
 }
 
 fn map(file: File, bytes: usize) -> anyhow::Result<MmapRegion> {
@@ -85,13 +95,12 @@ impl Rig {
             ring_log2: 14,
             ..QueueConfig::default()
         };
-        let vram = map(device.vram_file()?, usize::try_from(bytes)?)?;
         let ram_map = map(file, usize::try_from(ram.size())?)?;
-        let driver = Driver::new(device, ram, queue)?;
+        let driver = Driver::new(device.clone(), ram, queue)?;
         Ok(Self {
             data: usize::try_from(driver.data() - RAM_BASE)?,
             ram: ram_map,
-            vram,
+            device,
             driver,
             turns: 0,
         })
@@ -102,8 +111,9 @@ impl Rig {
     }
 
     /// The destination with its offset of the data, then the source.
-    fn sides(&self, way: Way) -> [(&MmapRegion, usize); 2] {
-        let (ram, vram) = ((&self.ram, self.data), (&self.vram, 0));
+    fn sides(&self, way: Way) -> [(VolatileSlice<'_>, usize); 2] {
+        let ram = (self.ram.as_volatile_slice(), self.data);
+        let vram = (self.device.vram(), 0);
         match way {
             Way::ToVram => [vram, ram],
             Way::Home => [ram, vram],
@@ -118,8 +128,7 @@ impl Rig {
             for page in (0..plan.piece()).step_by(PAGE) {
                 for at in [0, PAGE - 8] {
                     let place = base + from + page + at;
-                    src.as_volatile_slice()
-                        .write_obj(stamp_of(self.turns, place), place)?;
+                    src.write_obj(stamp_of(self.turns, place), place)?;
                 }
             }
         }
@@ -132,7 +141,7 @@ impl Rig {
         for (to, from) in &plan.pieces {
             for page in (0..plan.piece()).step_by(PAGE) {
                 for at in [0, PAGE - 8] {
-                    let found: u64 = dst.as_volatile_slice().read_obj(base + to + page + at)?;
+                    let found: u64 = dst.read_obj(base + to + page + at)?;
                     let place = src_base + from + page + at;
                     ensure!(
                         found == stamp_of(self.turns, place),
@@ -150,10 +159,8 @@ impl Rig {
         let [(dst, base), (src, src_base)] = self.sides(plan.way);
         let mut bytes = [vec![0; plan.piece()], vec![0; plan.piece()]];
         for (to, from) in &plan.pieces {
-            dst.as_volatile_slice()
-                .read_slice(&mut bytes[0], base + to)?;
-            src.as_volatile_slice()
-                .read_slice(&mut bytes[1], src_base + from)?;
+            dst.read_slice(&mut bytes[0], base + to)?;
+            src.read_slice(&mut bytes[1], src_base + from)?;
             ensure!(bytes[0] == bytes[1], "wrong bytes at {to:#x}");
         }
         Ok(())
@@ -161,18 +168,9 @@ impl Rig {
 
     /// Random bytes in the source.
     pub(crate) fn fill(&mut self, way: Way, bytes: usize) -> anyhow::Result<()> {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_ne_bytes()
-        })
-        .flatten()
-        .take(bytes)
-        .collect();
+        let noise: Vec<u8> = noise().flat_map(u64::to_ne_bytes).take(bytes).collect();
         let [_, (src, base)] = self.sides(way);
-        Ok(src.as_volatile_slice().write_slice(&noise, base)?)
+        Ok(src.write_slice(&noise, base)?)
     }
 
     /// Lets the engine copy, after `before`. Returns its GB/s, from a fence before it to one after
@@ -180,7 +178,7 @@ impl Rig {
     pub(crate) fn engine(&mut self, plan: &Plan, before: &[Desc]) -> anyhow::Result<f64> {
         self.stamp(plan)?;
         let base = self.driver.data();
-        let records = base + self.vram.size() as u64;
+        let records = base + self.device.vram().len() as u64;
         let at = |record: u64| records + record * FenceRecord::SIZE as u64;
         let mut descs = vec![fence(at(0), self.turns, false)];
         descs.extend_from_slice(before);
@@ -216,14 +214,15 @@ impl Rig {
     #[allow(clippy::cast_precision_loss)] // Milliseconds.
     pub(crate) fn floor(&mut self, plan: &Plan, number: usize) -> anyhow::Result<f64> {
         self.stamp(plan)?;
-        let [(dst, base), (src, src_base)] = self.sides(plan.way);
-        let place = |(to, from): &(usize, usize)| (base + to, src_base + from);
-        let pieces: Vec<_> = plan.pieces.iter().map(place).collect();
         let (_, copy) = ways()[number];
+        let rig = &*self;
         let ns = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
+                let [(dst, base), (src, src_base)] = rig.sides(plan.way);
+                let place = |(to, from): &(usize, usize)| (base + to, src_base + from);
+                let pieces: Vec<_> = plan.pieces.iter().map(place).collect();
                 let since = Instant::now();
-                copy_all(copy, dst, src, &pieces, plan.piece());
+                copy_all(copy, &dst, &src, &pieces, plan.piece());
                 since.elapsed().as_nanos() as f64
             });
             while !thread.is_finished() {

@@ -197,7 +197,6 @@ mod tests {
     use crate::vram::Vram;
     use hmmgpu_contract::mmu::{PTE_ATOMIC, PTE_LEAF, PTE_VALID, PTE_VRAM, PTE_WRITE};
     use hmmgpu_contract::{MIN_VRAM_BYTES, PAGE_SIZE};
-    use std::os::unix::fs::MetadataExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
@@ -228,7 +227,7 @@ mod tests {
             map.map(ram.mapping(8 * MIB, 2 * MIB, false)?).expect("map");
             let vram = Arc::new(Vram::new(MIN_VRAM_BYTES)?);
             let background =
-                Background::start(vram.clone(), Box::new(|_, _| ()), Box::new(|| false))?;
+                Background::start(vram.clone(), Box::new(|_, _| ()), Box::new(|| true))?;
             let tables = PageTables::new(BASE, MIB);
             let space = AddressSpace::new();
             space.start(tables.root());
@@ -396,13 +395,10 @@ mod tests {
         const BLOCK: u64 = 2 * MIB;
         let mut rig = Rig::new().unwrap();
         rig.set(0x5000, 0, leaf(0, Side::Vram(2 * BLOCK - PAGE_SIZE), 0));
-        let populated = || {
-            let file = rig.vram.region().file_offset().expect("a file").file();
-            file.metadata().expect("metadata").blocks() * 512
-        };
-        assert_eq!(populated(), 0);
+        let vram = rig.vram.clone();
+        assert_eq!(vram.populated(), 0);
         assert!(rig.access(0x5000, READ).is_ok());
-        until("VRAM ahead", || populated() > BLOCK).unwrap();
+        until("VRAM ahead", || vram.populated() > BLOCK).unwrap();
     }
 
     #[test]
