@@ -1,15 +1,15 @@
 //! Slow work on memory, on a thread of its own: scrubbing VRAM after a reset, and populating
-//! guest RAM and VRAM before an engine meets them. The first touch of a page costs fifty times
-//! its copy.
+//! guest RAM and VRAM before an engine meets them. The first touch of 2 MiB costs as much as its copy
+//! where the host has huge pages, and ten times as much where it has not.
 //!
 //! VRAM is populated from each block in use to [`AHEAD`] beyond it: a driver that allocates
 //! upwards finds its memory there, and VRAM that nobody comes near costs the host nothing. An engine
-//! is ten times faster than populating, so that the first [`AT_REST`] are populated as soon as there is
+//! is faster than populating, so that the first [`AT_REST`] are populated as soon as there is
 //! a guest with RAM, which takes seconds to start before its driver comes.
 //!
 //! Guest RAM is populated from its beginning to its end, whether the guest comes to use it or not.
-//! So that this cannot drive a small host out of memory, it stops where less than a quarter of the
-//! host's memory is available; what is left is populated by whoever touches it first.
+//! So that nothing of this drives a small host out of memory, it stops where less than a quarter of
+//! the host's memory is available; what is left is populated by whoever touches it first.
 //!
 //! What was taken out of the DMA map is unmapped from the address space here as well: that takes
 //! some 60 ms for each populated GiB, for which no client should wait.
@@ -94,6 +94,8 @@ struct Jobs {
     /// What was last mapped of a guest's RAM: while it is mapped, there is a guest.
     guest: Weak<MmapRegion>,
     ram: VecDeque<RamJob>,
+    /// Bytes that are left of the job of which a step is being done.
+    under_way: u64,
 }
 
 impl Jobs {
@@ -136,6 +138,7 @@ impl Background {
                 rest: 0..0,
                 guest: Weak::new(),
                 ram: VecDeque::new(),
+                under_way: 0,
             }),
             wake: Condvar::new(),
             vram,
@@ -164,6 +167,18 @@ impl Background {
                 self.shared.populate_from(block);
             }
         }
+    }
+
+    /// Bytes of guest RAM and VRAM that are yet to be populated.
+    pub(crate) fn populating(&self) -> u64 {
+        let jobs = self.shared.jobs();
+        let rest = jobs.rest.clone().filter(|block| !jobs.vram_asked[*block]);
+        let blocks = (jobs.vram.len() + rest.count()) as u64;
+        let ram = jobs.ram.iter().filter_map(|job| {
+            let region = job.region.upgrade()?;
+            Some(left_of(&region, job))
+        });
+        blocks * VRAM_BLOCK_BYTES + ram.sum::<u64>() + jobs.under_way
     }
 
     /// Guest RAM was mapped.
@@ -283,6 +298,11 @@ enum Step {
     PopulateRam(Arc<MmapRegion>, RamJob),
 }
 
+/// Bytes of guest RAM that a job is yet to populate.
+fn left_of(region: &MmapRegion, job: &RamJob) -> u64 {
+    region.size().saturating_sub(job.offset) as u64
+}
+
 fn next_step(jobs: &mut Jobs) -> Option<Step> {
     if let Some(scrub) = jobs.scrub {
         return Some(Step::Scrub(scrub));
@@ -315,7 +335,13 @@ fn run(shared: &Shared, scrubbed: &Scrubbed, has_room: &HasRoom) {
             if jobs.shutdown {
                 return;
             }
-            match next_step(&mut jobs) {
+            let step = next_step(&mut jobs);
+            jobs.under_way = match &step {
+                Some(Step::PopulateVram(_)) => VRAM_BLOCK_BYTES,
+                Some(Step::PopulateRam(region, job)) => left_of(region, job),
+                _ => 0,
+            };
+            match step {
                 Some(step) => break step,
                 None => {
                     jobs = shared
@@ -549,6 +575,7 @@ mod tests {
         let (file, region) = ram(SIZE);
         background.ram_mapped(&region, true);
         until(|| populated(&file) == SIZE as u64);
+        until(|| background.populating() == 0);
         // Jobs are done in order: the thread has let go of what was unmapped.
         assert_eq!(weak.strong_count(), 0);
     }
@@ -566,6 +593,7 @@ mod tests {
         let (later_file, later) = ram(LOOK_EVERY);
         background.ram_mapped(&region, true);
         background.ram_mapped(&later, true);
+        assert!(background.populating() > 0);
         // Once for VRAM, twice for the first, once for the other: what comes after that is not
         // populated.
         for _ in 0..4 {

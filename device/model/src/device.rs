@@ -135,7 +135,9 @@ impl Device {
             return Err(ConfigError::ComputeEngines(compute_engines));
         }
         let host = |what| move |source| ConfigError::Host { what, source };
-        let vram = Arc::new(Vram::new(vram_bytes).map_err(host("memory for VRAM"))?);
+        let vram = Arc::new(Vram::new(vram_bytes).map_err(host(
+            "address space for VRAM: choose a smaller one, or see vm.overcommit_memory",
+        ))?);
         let registers = Arc::new(Mutex::new(Registers::new(config)));
         let scrubbed = {
             let registers = registers.clone();
@@ -393,6 +395,7 @@ impl Device {
         Known {
             time_ns: now_ns(),
             dma_maps: view.len() as u64,
+            populating_bytes: self.shared.background.populating(),
             queues: self.shared.queues(&view),
             link,
         }

@@ -66,6 +66,8 @@ pub struct Known {
     pub time_ns: u64,
     /// DMA maps in force.
     pub dma_maps: u64,
+    /// Bytes that are yet to be populated ahead of their use.
+    pub populating_bytes: u64,
     /// Queues that are enabled.
     pub queues: Vec<Queue>,
     /// What the device is connected to.
@@ -158,6 +160,7 @@ impl Telemetry {
         let Known {
             time_ns,
             dma_maps,
+            populating_bytes,
             queues,
             link,
         } = known;
@@ -203,6 +206,7 @@ impl Telemetry {
                 lost_spans: state.lost_spans,
                 dma_maps,
                 dma_map_errors: self.counters.dma_map_errors(),
+                populating_bytes,
             },
             queues,
             link,

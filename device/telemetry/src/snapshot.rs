@@ -408,6 +408,9 @@ pub struct Events {
     pub dma_maps: u64,
     /// DMA maps that were refused.
     pub dma_map_errors: u64,
+    /// Bytes of guest RAM and VRAM that the host is yet to populate ahead of their use. It takes the
+    /// time of a core, and memory that it has not reached is slow at its first use.
+    pub populating_bytes: u64,
 }
 
 /// What a job wanted to do with memory.

@@ -14,6 +14,9 @@ pub struct BenchPlan {
     pub repeats: u32,
     /// Bytes for each migrate ioctl; a multiple of 2 MiB.
     pub call_bytes: u64,
+    /// Nothing is measured before the end of standard input, at which the host is ready.
+    #[serde(default)]
+    pub wait: bool,
     /// After each round, another one in which the driver copies nothing.
     #[serde(default)]
     pub floor: bool,

@@ -102,6 +102,7 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
                 .collect(),
             repeats: 5,
             call_bytes: 32 * MIB,
+            wait: true,
             floor: false,
             test_hmm: None,
         },

@@ -9,6 +9,7 @@ use hmmgpu_guest_protocol::{Event, ExitStatus};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::counters::{CounterCheck, compare, differences};
+use super::gate::Gate;
 use super::result::{BenchResult, BootTimes, SCHEMA};
 use super::rows::rows;
 use super::warning::Warning;
@@ -66,7 +67,14 @@ pub fn measure(
     let argument = serde_json::to_string(plan)
         .map_err(|error| VmError::Options(format!("cannot write the plan: {error}")))?;
     let bell = Bell::default();
-    let said = Arc::new(Mutex::new(Said::new(listener.steps, bell.clone())));
+    let (gate, stdin) = Gate::new()
+        .map_err(|error| VmError::Options(format!("cannot open a pipe for the guest: {error}")))?;
+    let steps = Arc::clone(&listener.steps);
+    let said = Arc::new(Mutex::new(Said::new(
+        listener.steps,
+        bell.clone(),
+        gate.clone(),
+    )));
     let reader = Arc::clone(&said);
     let stdout = sink(Lines::new(MAX_EVENT, move |line: &[u8]| {
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +92,12 @@ pub fn measure(
             if let Some(old) = watch.take() {
                 old.finish();
             }
-            watch = Watch::start(control.to_path_buf(), bell.clone());
+            let steps = Arc::clone(&steps);
+            let left = move |bytes: u64| {
+                let what = format!("the host populates memory, {} MiB to go", bytes >> 20);
+                steps(0, 0, &what);
+            };
+            watch = Watch::start(control.to_path_buf(), bell.clone(), gate.clone(), left);
         }
         (listener.observer)(event);
     };
@@ -92,6 +105,7 @@ pub fn measure(
         &job([PROGRAM, &argument], driver_params),
         files,
         VmIo {
+            stdin,
             stdout: Some(stdout),
             stderr: Some(messages.clone()),
             console: listener.console,
@@ -237,6 +251,7 @@ impl Ended {
 struct Said {
     steps: Arc<Steps<'static>>,
     bell: Bell,
+    gate: Gate,
     events: Vec<BenchEvent>,
     done: bool,
     /// The first line that is no event.
@@ -244,10 +259,11 @@ struct Said {
 }
 
 impl Said {
-    fn new(steps: Arc<Steps<'static>>, bell: Bell) -> Self {
+    fn new(steps: Arc<Steps<'static>>, bell: Bell, gate: Gate) -> Self {
         Self {
             steps,
             bell,
+            gate,
             events: Vec::new(),
             done: false,
             nonsense: None,
@@ -264,8 +280,10 @@ impl Said {
             }
             Ok(BenchEvent::Done) => self.done = true,
             Ok(event) if self.events.len() < MAX_EVENTS => {
-                if let BenchEvent::Counters { .. } = event {
-                    self.bell.ring();
+                match event {
+                    BenchEvent::Counters { .. } => self.bell.ring(),
+                    BenchEvent::FirstMigration { .. } => self.gate.reached(),
+                    _ => {}
                 }
                 self.events.push(event);
             }
@@ -289,7 +307,8 @@ mod tests {
         let steps = Arc::new(move |done, total, what: &str| {
             kept.lock().unwrap().push((done, total, what.to_owned()));
         });
-        let mut said = Said::new(steps, Bell::default());
+        let (gate, _) = Gate::new().unwrap();
+        let mut said = Said::new(steps, Bell::default(), gate);
         for line in [
             r#"{"event":"progress","done":1,"total":2,"what":"x"}"#,
             "",

@@ -6,6 +6,7 @@ pub mod counters;
 pub(crate) mod example;
 pub mod file;
 pub mod format;
+mod gate;
 mod limit;
 pub mod measure;
 pub mod plan;

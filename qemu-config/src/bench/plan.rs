@@ -133,6 +133,7 @@ pub fn plan(
         sources,
         repeats,
         call_bytes: call.0,
+        wait: true,
         floor: false,
         test_hmm: None,
     })

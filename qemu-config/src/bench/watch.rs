@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
+use super::gate::Gate;
 use super::vram_history::{Recorder, VramHistory};
 use crate::control::{Connection, PATIENCE};
 
@@ -47,9 +48,16 @@ impl Bell {
 }
 
 impl Watch {
-    /// Watches the server with this control socket. One that cannot be asked is not seen: a
-    /// measurement does not fail for that.
-    pub(super) fn start(control: PathBuf, bell: Bell) -> Option<Self> {
+    /// Watches the server with this control socket, and opens the gate when it has populated the
+    /// guest's memory; tells `left` how many bytes there are before that. One that cannot be asked is
+    /// not seen: a measurement does not fail for that.
+    pub(super) fn start(
+        control: PathBuf,
+        bell: Bell,
+        gate: Gate,
+        left: impl Fn(u64) + Send + 'static,
+    ) -> Option<Self> {
+        let unseen = gate.clone();
         let (sender, rings) = bounded(1);
         *bell.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let thread = std::thread::Builder::new()
@@ -61,6 +69,7 @@ impl Watch {
                     Ok(connection) => connection,
                     Err(error) => {
                         tracing::warn!("VRAM is not watched: {error}");
+                        gate.open();
                         return Seen::default();
                     }
                 };
@@ -73,6 +82,10 @@ impl Watch {
                     match connection.snapshot(false) {
                         Ok(snapshot) => {
                             recorder.add(&snapshot);
+                            let bytes = snapshot.events.populating_bytes;
+                            if gate.holds(bytes, Instant::now()) {
+                                left(bytes);
+                            }
                             if rung {
                                 quiet = Some(snapshot);
                             }
@@ -93,6 +106,7 @@ impl Watch {
             Ok(thread) => Some(Self { thread, bell }),
             Err(error) => {
                 tracing::warn!("VRAM is not watched: {error}");
+                unseen.open();
                 None
             }
         }

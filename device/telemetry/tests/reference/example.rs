@@ -145,6 +145,7 @@ pub(crate) fn document() -> String {
     let known = Known {
         time_ns: STARTED_NS + 2_500_000,
         dma_maps: 3,
+        populating_bytes: 1 << 30,
         queues: vec![
             queue(QueueKind::Copy, EngineState::Polling, 1024, 210_000),
             queue(QueueKind::Compute, EngineState::Sleeping, 256, 180_000),

@@ -67,6 +67,10 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         vram.vram_free_bytes
     );
     first_migration(&device)?;
+    if plan.wait {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+            .context("cannot wait for the host")?;
+    }
     if let Some(module) = &plan.test_hmm {
         test_hmm::load(module)?;
     }
@@ -451,6 +455,7 @@ mod tests {
             sources: [0, 2, 9].map(source).into(),
             repeats: 2,
             call_bytes: 4 << 20,
+            wait: false,
             floor: false,
             test_hmm: None,
         }

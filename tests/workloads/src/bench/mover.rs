@@ -103,6 +103,7 @@ mod tests {
             sources: vec![],
             repeats: 1,
             call_bytes: 2 << 20,
+            wait: false,
             floor: true,
             test_hmm: None,
         };

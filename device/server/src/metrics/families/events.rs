@@ -77,6 +77,12 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("hmmgpu_dma_maps", "", "DMA maps in force.", |to, from| {
         to.put(&[], from.events.dma_maps);
     }),
+    gauge(
+        "hmmgpu_populating_bytes",
+        "bytes",
+        "Guest RAM and VRAM that the host is yet to populate ahead of their use.",
+        |to, from| to.put(&[], from.events.populating_bytes),
+    ),
     counter(
         "hmmgpu_dma_map_errors_total",
         "",
