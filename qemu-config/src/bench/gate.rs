@@ -23,6 +23,8 @@ struct State {
     input: Option<PipeWriter>,
     /// The program has come to it. Before that there may be no memory yet.
     reached: bool,
+    /// Nobody will tell how much is left to do.
+    unwatched: bool,
     /// The least that was left to do, and since when.
     least: Option<(u64, Instant)>,
 }
@@ -34,6 +36,7 @@ impl Gate {
         let state = State {
             input: Some(writer),
             reached: false,
+            unwatched: false,
             least: None,
         };
         let gate = Self(Arc::new(Mutex::new(state)));
@@ -42,12 +45,17 @@ impl Gate {
 
     /// The program waits.
     pub(super) fn reached(&self) {
-        self.state().reached = true;
+        let mut state = self.state();
+        state.reached = true;
+        state.open_if_unwatched();
     }
 
-    /// Lets the program go on.
-    pub(super) fn open(&self) {
-        self.state().input = None;
+    /// Whether somebody will tell from now on how much is left to do. A program is not left waiting
+    /// where nobody does; one that has yet to come may find somebody who does.
+    pub(super) fn watched(&self, watched: bool) {
+        let mut state = self.state();
+        state.unwatched = !watched;
+        state.open_if_unwatched();
     }
 
     /// So many bytes are yet to be populated now. Opens the gate when there are none, or when they
@@ -72,6 +80,14 @@ impl Gate {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn open_if_unwatched(&mut self) {
+        if self.reached && self.unwatched {
+            self.input = None;
+        }
     }
 }
 
@@ -115,9 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn it_is_opened_by_hand() {
+    fn nobody_waits_where_nobody_watches() {
+        let now = Instant::now();
         let (gate, stdin) = Gate::new().unwrap();
-        gate.open();
+        // The server of an accelerator that does not work, and that of the next.
+        gate.watched(false);
+        gate.watched(true);
+        gate.reached();
+        assert!(gate.holds(1, now));
+        gate.watched(false);
+        assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
+        let (gate, stdin) = Gate::new().unwrap();
+        gate.watched(false);
+        gate.reached();
         assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
     }
 }

@@ -57,6 +57,7 @@ impl Watch {
         gate: Gate,
         left: impl Fn(u64) + Send + 'static,
     ) -> Option<Self> {
+        gate.watched(true);
         let unseen = gate.clone();
         let (sender, rings) = bounded(1);
         *bell.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
@@ -69,7 +70,7 @@ impl Watch {
                     Ok(connection) => connection,
                     Err(error) => {
                         tracing::warn!("VRAM is not watched: {error}");
-                        gate.open();
+                        gate.watched(false);
                         return Seen::default();
                     }
                 };
@@ -93,6 +94,7 @@ impl Watch {
                         Err(error) => {
                             // The server ends before the launcher does.
                             tracing::debug!("VRAM is not watched any more: {error}");
+                            gate.watched(false);
                             break;
                         }
                     }
@@ -106,7 +108,7 @@ impl Watch {
             Ok(thread) => Some(Self { thread, bell }),
             Err(error) => {
                 tracing::warn!("VRAM is not watched: {error}");
-                unseen.open();
+                unseen.watched(false);
                 None
             }
         }

@@ -1,5 +1,5 @@
 //! Random sequences of copies and fills, byte for byte against a model of a few lines, through a
-//! ring of four entries.
+//! ring of four entries, and through one in which copies of pages are carried out together.
 
 use std::cell::RefCell;
 
@@ -67,6 +67,12 @@ impl Model {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let at = (any::<bool>(), 0..PAGES);
+    let page = (at.clone(), at.clone()).prop_map(|(dst, src)| Op {
+        order: 0,
+        count: 1,
+        dst,
+        src: Ok(src),
+    });
     let src = prop_oneof![4 => at.clone().prop_map(Ok), 1 => any::<u64>().prop_map(Err)];
     let op = (0_u8..=4, 1_usize..=3, at, src).prop_map(|(order, count, dst, src)| Op {
         order,
@@ -74,7 +80,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         dst,
         src,
     });
-    prop::collection::vec(op, 1..30)
+    prop::collection::vec(prop_oneof![1 => op, 2 => page], 1..80)
 }
 
 /// System memory ends with the pages in use, and so does VRAM: the sequences use its last pages.
@@ -98,8 +104,17 @@ fn desc(driver: &Mock, op: &Op) -> Desc {
 
 #[test]
 fn sequences_equal_the_model() {
+    equal_the_model(2);
+}
+
+#[test]
+fn sequences_in_a_large_ring_equal_the_model() {
+    equal_the_model(7);
+}
+
+fn equal_the_model(ring_log2: u32) {
     let config = QueueConfig {
-        ring_log2: 2,
+        ring_log2,
         ..QueueConfig::default()
     };
     let driver = RefCell::new(Driver::new(device(), ram(2 * MIB), config).unwrap());
