@@ -6,18 +6,15 @@ use hmmgpu_telemetry::{NoteKind, Record};
 use crate::command::{Command, Fault, Other, Place, Source, Transfer};
 use crate::copy::{announce, copy, copy_from_buffer};
 use crate::dma::Access;
-use crate::group::Kind;
+use crate::group::{self, Kind};
 use crate::memory::Memory;
 use crate::queue::{Engine, Entry, Run, Stop};
 
 /// Unit in which patterns are written.
 const PATTERN_BYTES: usize = 4096;
 
-/// Copies that are checked together, and then carried out together: pages of a [`Group`], at most.
-///
-/// [`Group`]: crate::group::Group
+/// Copies that are checked, and then carried out, together: as many as are timed together, at most.
 const TOGETHER: usize = 16;
-const TOGETHER_BYTES: u64 = 64 << 10;
 
 /// What a copy engine does.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ impl Engine for CopyEngine {
         let Some((first, _)) = copy_of(entries.first()) else {
             return Ok(0);
         };
-        if first.bytes > TOGETHER_BYTES / 2 {
+        if first.bytes > group::BYTES / 2 {
             return Ok(0);
         }
         let kind = Kind::from(&first);
@@ -53,7 +50,7 @@ impl Engine for CopyEngine {
             return Ok(0);
         };
         let memory = run.shared.memory(&permit);
-        let mut left = permit.left().min(TOGETHER_BYTES);
+        let mut left = permit.left().min(run.room());
         let mut copies = Vec::with_capacity(TOGETHER);
         for entry in entries.iter().take(TOGETHER) {
             if let Some((transfer, src)) = copy_of(Some(entry))

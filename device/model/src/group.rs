@@ -8,7 +8,7 @@ use hmmgpu_telemetry::{Record, TransferKind};
 use crate::command::{Source, Transfer};
 
 /// Bytes at which a group is full: some 10 us of copying. What is as long is timed alone.
-const BYTES: u64 = 64 << 10;
+pub(crate) const BYTES: u64 = 64 << 10;
 
 /// What transfers of a group have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,11 @@ impl Group {
     /// Whether a transfer of this kind may come next.
     pub(crate) fn takes(&self, kind: Kind) -> bool {
         self.kind == kind && self.bytes < BYTES
+    }
+
+    /// Bytes of short transfers that fit into it.
+    pub(crate) fn room(&self) -> u64 {
+        BYTES.saturating_sub(self.bytes)
     }
 
     /// The transfer that came next has ended. One that failed has a group of its own.
@@ -125,8 +130,9 @@ mod tests {
             ..page
         };
         assert!(group.is_empty() && !group.takes((&evicted).into()));
-        for _ in 0..16 {
+        for done in 0..16 {
             assert!(group.takes((&page).into()));
+            assert_eq!(group.room(), (16 - done) * 4096);
             group.add(&page, Status::STATUS_OK);
         }
         assert!(!group.takes((&page).into()));

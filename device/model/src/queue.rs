@@ -26,7 +26,7 @@ use hmmgpu_telemetry::snapshot::EngineState;
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence, Transfer};
 use crate::dma::{Access, DmaView};
-use crate::group::{Group, Kind};
+use crate::group::{self, Group, Kind};
 use crate::kick::ask_then_look;
 use crate::patience::Patience;
 use crate::registers::{ErrorRecord, QueueSetup};
@@ -401,6 +401,11 @@ impl<'a> Run<'a> {
             let waited_ns = self.clock.saturating_sub(self.known);
             self.group = Some(Group::new(kind, waited_ns));
         }
+    }
+
+    /// Bytes of transfers of the kind that began last that may be timed together yet.
+    pub(crate) fn room(&self) -> u64 {
+        self.group.as_ref().map_or(group::BYTES, Group::room)
     }
 
     /// The transfer that began last has ended.

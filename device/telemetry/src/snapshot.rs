@@ -410,6 +410,7 @@ pub struct Events {
     pub dma_map_errors: u64,
     /// Bytes of guest RAM and VRAM that the host is yet to populate ahead of their use. It takes the
     /// time of a core, and memory that it has not reached is slow at its first use.
+    #[serde(default)]
     pub populating_bytes: u64,
 }
 

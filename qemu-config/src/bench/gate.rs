@@ -50,17 +50,16 @@ impl Gate {
         state.open_if_unwatched();
     }
 
-    /// Whether somebody will tell from now on how much is left to do. A program is not left waiting
-    /// where nobody does; one that has yet to come may find somebody who does.
-    pub(super) fn watched(&self, watched: bool) {
-        let mut state = self.state();
-        state.unwatched = !watched;
-        state.open_if_unwatched();
+    /// Somebody tells how much is left to do, until what is returned is dropped. A program is not left
+    /// waiting where nobody does; one that has yet to come may find the next who does.
+    pub(super) fn watched(&self) -> Watched {
+        self.state().unwatched = false;
+        Watched(self.clone())
     }
 
     /// So many bytes are yet to be populated now. Opens the gate when there are none, or when they
     /// do not get fewer. Returns whether the program waits at it.
-    pub(super) fn holds(&self, bytes: u64, now: Instant) -> bool {
+    fn holds(&self, bytes: u64, now: Instant) -> bool {
         let mut state = self.state();
         if !state.reached {
             return false;
@@ -80,6 +79,25 @@ impl Gate {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody tells how much is left to do.
+#[derive(Debug)]
+pub(super) struct Watched(Gate);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unwatched = true;
+        state.open_if_unwatched();
+    }
+}
+
+impl Watched {
+    /// See [`Gate::holds`].
+    pub(super) fn holds(&self, bytes: u64, now: Instant) -> bool {
+        self.0.holds(bytes, now)
     }
 }
 
@@ -135,14 +153,14 @@ mod tests {
         let now = Instant::now();
         let (gate, stdin) = Gate::new().unwrap();
         // The server of an accelerator that does not work, and that of the next.
-        gate.watched(false);
-        gate.watched(true);
+        drop(gate.watched());
+        let watched = gate.watched();
         gate.reached();
-        assert!(gate.holds(1, now));
-        gate.watched(false);
+        assert!(watched.holds(1, now));
+        drop(watched);
         assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
         let (gate, stdin) = Gate::new().unwrap();
-        gate.watched(false);
+        drop(gate.watched());
         gate.reached();
         assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
     }

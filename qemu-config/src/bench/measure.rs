@@ -97,7 +97,7 @@ pub fn measure(
                 let what = format!("the host populates memory, {} MiB to go", bytes >> 20);
                 steps(0, 0, &what);
             };
-            watch = Watch::start(control.to_path_buf(), bell.clone(), gate.clone(), left);
+            watch = Watch::start(control.to_path_buf(), bell.clone(), &gate, left);
         }
         (listener.observer)(event);
     };

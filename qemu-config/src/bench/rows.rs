@@ -174,6 +174,21 @@ fn test_hmm_rates(row: RowKey, phases: &[&Phase], warnings: &mut Vec<Warning>) -
     rates
 }
 
+/// Time that the driver was at work, by its own clock.
+fn worked_ns(phases: &snapshot::Phases) -> u64 {
+    let snapshot::Phases {
+        spans: _,
+        collect_ns,
+        alloc_ns,
+        copy_ns,
+        commit_ns,
+        finish_ns,
+    } = *phases;
+    [collect_ns, alloc_ns, copy_ns, commit_ns, finish_ns]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+}
+
 /// Rates of the counted rounds without copies, by their number.
 fn floor_rates(
     key: RowKey,
@@ -187,7 +202,11 @@ fn floor_rates(
             continue;
         };
         // Nothing but the rate of these rounds is of interest.
-        let round = Sums::default().add(key, window);
+        let mut sums = Sums::default();
+        let mut round = sums.add(key, window);
+        // An engine without a copy to do may come to a span's beginning and end at once, however long
+        // it took; the driver knows how long it worked.
+        round.busy_ns = round.busy_ns.max(worked_ns(&sums.phases));
         if round.moved(key, phase, warnings) {
             rates.push((phase.repeat, round.migration_rate()));
         }

@@ -54,11 +54,11 @@ impl Watch {
     pub(super) fn start(
         control: PathBuf,
         bell: Bell,
-        gate: Gate,
+        gate: &Gate,
         left: impl Fn(u64) + Send + 'static,
     ) -> Option<Self> {
-        gate.watched(true);
-        let unseen = gate.clone();
+        // Dropped with the thread's work, or with what cannot be a thread.
+        let gate = gate.watched();
         let (sender, rings) = bounded(1);
         *bell.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let thread = std::thread::Builder::new()
@@ -70,7 +70,6 @@ impl Watch {
                     Ok(connection) => connection,
                     Err(error) => {
                         tracing::warn!("VRAM is not watched: {error}");
-                        gate.watched(false);
                         return Seen::default();
                     }
                 };
@@ -94,7 +93,6 @@ impl Watch {
                         Err(error) => {
                             // The server ends before the launcher does.
                             tracing::debug!("VRAM is not watched any more: {error}");
-                            gate.watched(false);
                             break;
                         }
                     }
@@ -108,7 +106,6 @@ impl Watch {
             Ok(thread) => Some(Self { thread, bell }),
             Err(error) => {
                 tracing::warn!("VRAM is not watched: {error}");
-                unseen.watched(false);
                 None
             }
         }

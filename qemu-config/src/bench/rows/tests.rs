@@ -420,6 +420,21 @@ fn rounds_without_copies_make_the_limit_and_nothing_else() {
 }
 
 #[test]
+fn a_floor_is_no_faster_than_the_driver_worked() {
+    let (phases, mut windows) = three_and_floors([1, 1, 1]);
+    for window in windows
+        .iter_mut()
+        .filter(|window| window.transfers.is_empty())
+    {
+        window.spans[0].phases.collect_ns = MS / 2;
+        window.spans[0].phases.finish_ns = MS / 2;
+    }
+    let (rows, _) = compute(phases, windows);
+    let floor = rows[0].floor_bytes_per_s.as_ref().unwrap();
+    assert_eq!(floor.samples, [4.0 * 1_048_576.0 * 1000.0; 3]);
+}
+
+#[test]
 fn a_floor_that_is_not_known_is_told_of() {
     let (phases, mut windows) = three_and_floors([MS; 3]);
     windows.retain(|window| window.mark != 12);
