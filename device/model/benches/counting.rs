@@ -6,7 +6,7 @@
 //! descriptor each, the phases, the end. That is the worst case: a driver that puts pages which
 //! follow each other into one descriptor has fewer. The time is the engine's own, from a fence
 //! before the turn to one after it. Nothing but the engine takes part, so the quotient is what
-//! counting costs at the engine's limit; a guest takes some five times as long for a page.
+//! counting costs at the engine's limit; a guest takes ten times as long for a page.
 
 use std::process::ExitCode;
 use std::sync::Arc;

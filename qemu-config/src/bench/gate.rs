@@ -1,8 +1,9 @@
 //! Holds the guest's program back until the host is ready.
 //!
-//! The server populates the guest's memory while the guest boots, at about a GiB a second, and goes on
-//! after that where there is much of it. That takes a core from two, and memory that it has not reached
-//! is slow when an engine first touches it: the first rounds would be measured ten times too slow.
+//! The server populates the guest's memory while the guest boots, which takes a second or two for each
+//! GiB, and goes on after that where there is much of it. That takes a core from two, and memory that it
+//! has not reached is slow when an engine first touches it: the first rounds would be measured ten
+//! times too slow.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
