@@ -508,6 +508,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn vram_is_not_populated_when_the_host_is_short_of_memory() {
+        let vram = Arc::new(Vram::new(64 << 20).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let has_room = Box::new(move || {
+            // The receiver goes first only when the test has failed already.
+            let _ = sender.send(());
+            false
+        });
+        let background = Background::start(vram.clone(), Box::new(|_, _| {}), has_room).unwrap();
+        background.vram_used(0, 4096);
+        receiver.recv_timeout(LIMIT).unwrap();
+        until(|| background.populating() == 0);
+        assert_eq!(vram.populated(), 0);
+    }
+
     fn ram(size: usize) -> (File, Arc<MmapRegion>) {
         let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
         ftruncate(&file, size as u64).unwrap();

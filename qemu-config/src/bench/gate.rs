@@ -58,26 +58,6 @@ impl Gate {
         Watched(self.clone())
     }
 
-    /// So many bytes are yet to be populated now. Opens the gate when there are none, or when they
-    /// do not get fewer. Returns whether the program waits at it.
-    fn holds(&self, bytes: u64, now: Instant) -> bool {
-        let mut state = self.state();
-        if !state.reached {
-            return false;
-        }
-        let stalled = match state.least {
-            Some((least, since)) if bytes >= least => now.duration_since(since) >= STALL,
-            _ => {
-                state.least = Some((bytes, now));
-                false
-            }
-        };
-        if bytes == 0 || stalled {
-            state.input = None;
-        }
-        state.input.is_some()
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,9 +76,24 @@ impl Drop for Watched {
 }
 
 impl Watched {
-    /// See [`Gate::holds`].
+    /// So many bytes are yet to be populated now. Opens the gate when there are none, or when they
+    /// do not get fewer. Returns whether the program waits at it.
     pub(super) fn holds(&self, bytes: u64, now: Instant) -> bool {
-        self.0.holds(bytes, now)
+        let mut state = self.0.state();
+        if !state.reached {
+            return false;
+        }
+        let stalled = match state.least {
+            Some((least, since)) if bytes >= least => now.duration_since(since) >= STALL,
+            _ => {
+                state.least = Some((bytes, now));
+                false
+            }
+        };
+        if bytes == 0 || stalled {
+            state.input = None;
+        }
+        state.input.is_some()
     }
 }
 
@@ -126,26 +121,26 @@ mod tests {
     #[test]
     fn it_opens_when_nothing_is_left_to_do() {
         let (gate, stdin) = Gate::new().unwrap();
-        let now = Instant::now();
-        assert!(!gate.holds(0, now), "there is no guest yet");
+        let (now, watched) = (Instant::now(), gate.watched());
+        assert!(!watched.holds(0, now), "there is no guest yet");
         gate.reached();
-        assert!(gate.holds(1 << 30, now));
-        assert!(gate.clone().holds(1 << 29, now + STALL));
-        assert!(!gate.holds(0, now + STALL));
+        assert!(watched.holds(1 << 30, now));
+        assert!(watched.holds(1 << 29, now + STALL));
+        assert!(!watched.holds(0, now + STALL));
         assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
-        assert!(!gate.holds(1 << 30, now + STALL), "once and for all");
+        assert!(!watched.holds(1 << 30, now + STALL), "once and for all");
     }
 
     #[test]
     fn it_opens_when_there_is_no_headway() {
         let (gate, stdin) = Gate::new().unwrap();
-        let now = Instant::now();
+        let (now, watched) = (Instant::now(), gate.watched());
         gate.reached();
-        assert!(gate.holds(100, now));
-        assert!(gate.holds(100, now + STALL / 2));
-        assert!(gate.holds(99, now + STALL));
-        assert!(gate.holds(99, now + STALL * 3 / 2));
-        assert!(!gate.holds(99, now + STALL * 2));
+        assert!(watched.holds(100, now));
+        assert!(watched.holds(100, now + STALL / 2));
+        assert!(watched.holds(99, now + STALL));
+        assert!(watched.holds(99, now + STALL * 3 / 2));
+        assert!(!watched.holds(99, now + STALL * 2));
         assert_eq!(file(stdin).read(&mut [0]).unwrap(), 0);
     }
 

@@ -7,6 +7,7 @@ mod server;
 mod terminal;
 
 use std::num::NonZero;
+use std::path::Path;
 use std::process::Command;
 
 use program::{hmmgpu, run};
@@ -80,12 +81,18 @@ fn top_prints_frames_without_a_terminal() {
     assert!(frames.stdout.contains("svm-mix") && !frames.stdout.contains('\u{1b}'));
 }
 
+/// A server, and a view of it on a terminal.
+fn view(home: &Path, arguments: &[&str]) -> (Server, Screen) {
+    let server = Server::start(home, sample::hello());
+    let mut screen = Screen::start(hmmgpu(home, arguments));
+    screen.wait_for("svm-mix");
+    (server, screen)
+}
+
 #[test]
 fn top_shows_quits_and_gives_the_terminal_back() {
     let home = home();
-    let server = Server::start(home.path(), sample::hello());
-    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
-    screen.wait_for("svm-mix");
+    let (server, mut screen) = view(home.path(), &["top", RARELY]);
     assert!(screen.is_taken() && screen.has_colour());
     assert!(screen.contains("VRAM map"), "{}", screen.contents());
     screen.press(b"h");
@@ -101,9 +108,7 @@ fn top_shows_quits_and_gives_the_terminal_back() {
 #[test]
 fn top_fills_the_window_however_large_it_gets() {
     let home = home();
-    let _server = Server::start(home.path(), sample::hello());
-    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
-    screen.wait_for("svm-mix");
+    let (_server, mut screen) = view(home.path(), &["top", RARELY]);
     let is_whole = |screen: &Screen, last: usize| {
         let (first, last) = (screen.line(0), screen.line(last));
         assert!(first.starts_with(" GPU 1/1 bench pid 4711"), "{first}");
@@ -150,18 +155,14 @@ fn top_gives_the_terminal_back_while_it_is_suspended() {
 #[test]
 fn top_ends_when_its_terminal_goes_away() {
     let home = home();
-    let _server = Server::start(home.path(), sample::hello());
-    let mut screen = Screen::start(hmmgpu(home.path(), &["top", RARELY]));
-    screen.wait_for("svm-mix");
+    let (_server, screen) = view(home.path(), &["top", RARELY]);
     assert_eq!(screen.hang_up().code(), Some(129));
 }
 
 #[test]
 fn smi_goes_on_until_ctrl_c_and_leaves_the_terminal_alone() {
     let home = home();
-    let _server = Server::start(home.path(), sample::hello());
-    let mut screen = Screen::start(hmmgpu(home.path(), &["smi", "-l", "1"]));
-    screen.wait_for("svm-mix");
+    let (_server, mut screen) = view(home.path(), &["smi", "-l", "1"]);
     assert!(!screen.is_taken());
     // The terminal makes it a signal.
     screen.press(b"\x03");
