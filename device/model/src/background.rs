@@ -26,10 +26,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use hmmgpu_contract::VRAM_BLOCK_BYTES;
-use vm_memory::MmapRegion;
 
 use crate::advise::{Want, advise};
 use crate::dma::MAX_DMA_MAPS;
+use crate::guest_memory::GuestMemory;
 use crate::vram::Vram;
 
 /// VRAM that is populated from the beginning of each block in use.
@@ -63,7 +63,7 @@ type Scrubbed = Box<dyn Fn(u32, io::Result<()>) + Send>;
 pub(crate) type HasRoom = Box<dyn Fn() -> bool + Send>;
 
 struct RamJob {
-    region: Weak<MmapRegion>,
+    region: Weak<GuestMemory>,
     size: usize,
     want: Want,
     offset: usize,
@@ -78,7 +78,7 @@ impl RamJob {
 
 /// A region that is to be unmapped, which it is below the offset.
 struct UnmapJob {
-    region: Arc<MmapRegion>,
+    region: Arc<GuestMemory>,
     offset: usize,
 }
 
@@ -100,7 +100,7 @@ struct Jobs {
     /// The next block that is populated before its use, and the one after the last.
     rest: Range<usize>,
     /// What was last mapped of a guest's RAM: while it is mapped, there is a guest.
-    guest: Weak<MmapRegion>,
+    guest: Weak<GuestMemory>,
     ram: VecDeque<RamJob>,
     /// Bytes that are left of the job of which a step is being done.
     under_way: u64,
@@ -188,7 +188,7 @@ impl Background {
     }
 
     /// Guest RAM was mapped.
-    pub(crate) fn ram_mapped(&self, region: &Arc<MmapRegion>, write: bool) {
+    pub(crate) fn ram_mapped(&self, region: &Arc<GuestMemory>, write: bool) {
         if region.size() < SMALLEST_RAM {
             return;
         }
@@ -217,7 +217,7 @@ impl Background {
     }
 
     /// Unmaps regions that nobody uses any more; small ones at once.
-    pub(crate) fn unmap(&self, regions: impl Iterator<Item = Arc<MmapRegion>>) {
+    pub(crate) fn unmap(&self, regions: impl Iterator<Item = Arc<GuestMemory>>) {
         for region in regions.filter(|region| region.size() >= SMALLEST_RAM) {
             let mut jobs = self.shared.jobs();
             if jobs.unmap.len() < MAX_UNMAPPED {
@@ -302,7 +302,7 @@ enum Step {
     Scrub(ScrubJob),
     Unmap(UnmapJob),
     PopulateVram(usize),
-    PopulateRam(Arc<MmapRegion>, RamJob),
+    PopulateRam(Arc<GuestMemory>, RamJob),
 }
 
 fn next_step(jobs: &mut Jobs) -> Option<Step> {
@@ -436,7 +436,7 @@ fn populate_vram(shared: &Shared, block: usize) {
     }
 }
 
-fn populate_ram(shared: &Shared, region: &Arc<MmapRegion>, mut job: RamJob) {
+fn populate_ram(shared: &Shared, region: &Arc<GuestMemory>, mut job: RamJob) {
     let step = usize::try_from(POPULATE_STEP).unwrap_or(usize::MAX);
     if job.offset == 0 {
         // It is as good without, only slower.
@@ -454,12 +454,12 @@ fn populate_ram(shared: &Shared, region: &Arc<MmapRegion>, mut job: RamJob) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lost::Lost;
     use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
     use std::fs::File;
     use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
-    use vm_memory::FileOffset;
 
     const LIMIT: Duration = Duration::from_secs(60);
 
@@ -524,12 +524,12 @@ mod tests {
         assert_eq!(vram.populated(), 0);
     }
 
-    fn ram(size: usize) -> (File, Arc<MmapRegion>) {
+    fn ram(size: usize) -> (File, Arc<GuestMemory>) {
         let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
         ftruncate(&file, size as u64).unwrap();
-        let backing = FileOffset::new(file.try_clone().unwrap(), 0);
-        let region = Arc::new(MmapRegion::from_file(backing, size).unwrap());
-        (file, region)
+        let lost = Arc::new(Lost::new().unwrap());
+        let mapped = GuestMemory::map(file.try_clone().unwrap(), 0, size, true, &lost);
+        (file, Arc::new(mapped.unwrap()))
     }
 
     fn start(has_room: impl Fn() -> bool + Send + 'static) -> Background {

@@ -1,6 +1,7 @@
 //! The device: one object that a transport drives from any thread.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use crate::background::{Background, HasRoom};
 use crate::clock::now_ns;
 use crate::compute::{self, Compute};
 use crate::config_space::{CONFIG_SIZE, ConfigSpace};
-use crate::dma::{DmaError, DmaMap, DmaMapping};
+use crate::dma::{DmaError, DmaMap, DmaMapping, LostMemory};
 use crate::engine::CopyEngine;
 use crate::host_memory::host_has_room;
 use crate::interrupt::{Interrupt, Vectors};
@@ -156,6 +157,7 @@ impl Device {
         };
         let background = Background::start(vram.clone(), Box::new(scrubbed), has_room)
             .map_err(host("a thread for memory"))?;
+        let dma = DmaMap::new().map_err(host("an event for lost memory"))?;
         let shared = Arc::new(Shared {
             vram,
             telemetry: Telemetry::new(vram_bytes, now_ns()),
@@ -167,7 +169,7 @@ impl Device {
             contexts: (0..contexts).map(|_| Context::new()).collect(),
             compute: Compute::new(contexts),
             shutdown: AtomicBool::new(false),
-            dma: DmaMap::default(),
+            dma,
             vectors: Vectors::new(),
             config: Mutex::new(ConfigSpace::new()),
             msix: Mutex::new(MsixTable::new()),
@@ -347,6 +349,18 @@ impl Device {
     pub fn dma_unmap_all(&self) {
         let regions = self.shared.dma.unmap_all();
         self.shared.background.unmap(regions);
+    }
+
+    /// What memory of the client has gone, if any. Then every DMA access fails, until a reset by
+    /// [`ResetCause::Disconnect`].
+    pub fn memory_lost(&self) -> Option<LostMemory> {
+        self.shared.dma.lost_memory()
+    }
+
+    /// Readable, for `poll`, when an access finds memory of the client gone; to read 8 bytes from it
+    /// takes that back.
+    pub fn memory_lost_event(&self) -> BorrowedFd<'_> {
+        self.shared.dma.lost().as_fd()
     }
 
     /// Sets where a vector goes; `None` masks it. What was raised while it was masked goes out

@@ -6,17 +6,21 @@
 //! short.
 
 use std::cell::Cell;
+use std::fmt;
 use std::fs::File;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use hmmgpu_contract::PAGE_SIZE;
 use hmmgpu_contract::desc::Status;
 use rustix::io::Errno;
-use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{AtomicAccess, Bytes, VolatileMemory, VolatileSlice};
 
 use crate::command::Fault;
 use crate::copy;
+use crate::guest_memory::{GuestMemory, Refused};
+use crate::lost::Lost;
 
 /// Most maps at once. Stops a client from using up the process's file descriptors and maps; a
 /// QEMU guest needs about twenty.
@@ -109,6 +113,23 @@ impl DmaError {
     }
 }
 
+/// Memory of a client that has gone: its file was shortened, or cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostMemory {
+    /// The DMA address of the access that found it; `None` when that range was unmapped since.
+    pub address: Option<u64>,
+}
+
+impl fmt::Display for LostMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its memory ")?;
+        if let Some(address) = self.address {
+            write!(f, "at DMA address {address:#x} ")?;
+        }
+        f.write_str("has gone: the file behind it was shortened, or cannot be read")
+    }
+}
+
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -122,12 +143,19 @@ struct Map {
     size: u64,
     read: bool,
     write: bool,
-    region: Option<Arc<MmapRegion>>,
+    region: Option<Arc<GuestMemory>>,
 }
 
 impl Map {
     fn end(&self) -> u64 {
         self.address + self.size
+    }
+
+    /// The DMA address of what is at `at` in this process.
+    fn address_of(&self, at: usize) -> Option<u64> {
+        let region = self.region.as_deref()?;
+        let offset = at.checked_sub(region.as_ptr().addr())?;
+        (offset < region.size()).then(|| self.address + offset as u64)
     }
 }
 
@@ -136,18 +164,43 @@ impl Map {
 type Table = Vec<Map>;
 
 /// The map.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DmaMap {
     table: RwLock<Table>,
+    lost: Arc<Lost>,
 }
 
 impl DmaMap {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// As [`Lost::new`].
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            table: RwLock::default(),
+            lost: Arc::new(Lost::new()?),
+        })
+    }
+
+    /// Whether memory behind the map was lost. Then nothing can be accessed any more.
+    pub(crate) fn lost(&self) -> &Lost {
+        &self.lost
+    }
+
+    /// What was lost, if anything.
+    pub(crate) fn lost_memory(&self) -> Option<LostMemory> {
+        let at = self.lost.at()?;
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let address = table.iter().find_map(|map| map.address_of(at));
+        Some(LostMemory { address })
+    }
+
     /// Adds a range. Returns the mapping that may be populated ahead of its use, and whether for
     /// writing.
     pub(crate) fn map(
         &self,
         mapping: DmaMapping,
-    ) -> Result<Option<(Arc<MmapRegion>, bool)>, DmaError> {
+    ) -> Result<Option<(Arc<GuestMemory>, bool)>, DmaError> {
         let DmaMapping {
             address,
             size,
@@ -163,7 +216,17 @@ impl DmaMap {
         // Mapping the file is slow beside the rest, so it is done before the lock is taken.
         self.admit(&self.view().table, address, size)?;
         let region = backing
-            .map(|(file, offset)| map_file(file, offset, address, size, write))
+            .map(|(file, offset)| {
+                let len =
+                    usize::try_from(size).map_err(|_| DmaError::Malformed { address, size })?;
+                let refused = |refused: Refused| DmaError::Backing {
+                    address,
+                    size,
+                    reason: refused.reason,
+                    errno: refused.errno.raw_os_error(),
+                };
+                GuestMemory::map(file, offset, len, write, &self.lost).map_err(refused)
+            })
             .transpose()?
             .map(Arc::new);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -200,7 +263,7 @@ impl DmaMap {
         &self,
         address: u64,
         size: u64,
-    ) -> Result<Option<Arc<MmapRegion>>, DmaError> {
+    ) -> Result<Option<Arc<GuestMemory>>, DmaError> {
         check_range(address, size)?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match table.binary_search_by_key(&address, |map| map.address) {
@@ -211,7 +274,7 @@ impl DmaMap {
     }
 
     /// Takes out all ranges. Returns their mappings, which nobody uses any more.
-    pub(crate) fn unmap_all(&self) -> impl Iterator<Item = Arc<MmapRegion>> + use<> {
+    pub(crate) fn unmap_all(&self) -> impl Iterator<Item = Arc<GuestMemory>> + use<> {
         let removed =
             std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
         removed.into_iter().filter_map(|map| map.region)
@@ -225,14 +288,17 @@ impl DmaMap {
     /// The map for accesses. It must not be held while waiting for anything but locks that come
     /// after it, which are all held for moments.
     pub(crate) fn view(&self) -> DmaView<'_> {
-        DmaView::new(self.table.read().unwrap_or_else(PoisonError::into_inner))
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        DmaView::new(table, &self.lost)
     }
 
     /// As [`Self::view`]; `None` when it would have to wait.
     pub(crate) fn try_view(&self) -> Option<DmaView<'_>> {
         match self.table.try_read() {
-            Ok(table) => Some(DmaView::new(table)),
-            Err(TryLockError::Poisoned(poisoned)) => Some(DmaView::new(poisoned.into_inner())),
+            Ok(table) => Some(DmaView::new(table, &self.lost)),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                Some(DmaView::new(poisoned.into_inner(), &self.lost))
+            }
             Err(TryLockError::WouldBlock) => None,
         }
     }
@@ -253,54 +319,12 @@ fn overlaps(table: &Table, address: u64, size: u64) -> bool {
     table[..after].last().is_some_and(|map| map.end() > address)
 }
 
-fn map_file(
-    file: File,
-    offset: u64,
-    address: u64,
-    size: u64,
-    write: bool,
-) -> Result<MmapRegion, DmaError> {
-    let error = |reason: String, errno: Errno| DmaError::Backing {
-        address,
-        size,
-        reason,
-        errno: errno.raw_os_error(),
-    };
-    let len = usize::try_from(size).map_err(|_| DmaError::Malformed { address, size })?;
-    // The file must reach to the end of the map: an access beyond it would kill the process.
-    let file_size = file
-        .metadata()
-        .map_err(|err| {
-            error(
-                err.to_string(),
-                Errno::from_io_error(&err).unwrap_or(Errno::INVAL),
-            )
-        })?
-        .len();
-    if offset.checked_add(size).is_none_or(|end| end > file_size) {
-        let reason = format!("the file of {file_size} bytes ends before {offset:#x}+{size:#x}");
-        return Err(error(reason, Errno::INVAL));
-    }
-    let prot = if write {
-        libc::PROT_READ | libc::PROT_WRITE
-    } else {
-        libc::PROT_READ
-    };
-    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-    MmapRegion::build(Some(FileOffset::new(file, offset)), len, prot, flags).map_err(|err| {
-        let errno = match &err {
-            vm_memory::mmap::MmapRegionError::Mmap(err) => Errno::from_io_error(err),
-            _ => None,
-        };
-        error(err.to_string(), errno.unwrap_or(Errno::INVAL))
-    })
-}
-
 /// The DMA map as it is for the duration of some accesses. All that they have written is written
 /// when it is dropped.
 #[derive(Debug)]
 pub(crate) struct DmaView<'a> {
     table: RwLockReadGuard<'a, Table>,
+    lost: &'a Lost,
     /// Place of the map that was found last, which is most often the next, too.
     last: Cell<usize>,
 }
@@ -312,9 +336,9 @@ impl Drop for DmaView<'_> {
 }
 
 impl<'a> DmaView<'a> {
-    fn new(table: RwLockReadGuard<'a, Table>) -> Self {
+    fn new(table: RwLockReadGuard<'a, Table>, lost: &'a Lost) -> Self {
         let last = Cell::new(0);
-        Self { table, last }
+        Self { table, lost, last }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -343,6 +367,10 @@ impl<'a> DmaView<'a> {
         let unmapped = Fault::at(Status::STATUS_DMA_UNMAPPED, address);
         let map = self.find(address).ok_or(unmapped)?;
         let region = map.region.as_deref().ok_or(unmapped)?;
+        // What was read of it since were zeros: nobody is told of what was done with them.
+        if self.lost.at().is_some() {
+            return Err(unmapped);
+        }
         let allowed = match access {
             Access::Read => map.read,
             Access::Write => map.write,

@@ -79,6 +79,7 @@ impl Shared {
         let disconnected = cause == ResetCause::Disconnect;
         if disconnected {
             background.unmap(dma.unmap_all());
+            dma.lost().forget();
         }
         vectors.reset(disconnected);
         telemetry.reset(cause.kind(), generation);

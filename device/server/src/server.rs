@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::Shutdown as Half;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -260,7 +261,8 @@ impl Drop for OnDrop<'_> {
 }
 
 /// The client's socket is blocking, which saves a system call for each message. So a second
-/// thread waits for the trigger and shuts the socket down, which ends any call on it.
+/// thread waits for the trigger, or for the loss of the client's memory, and shuts the socket down,
+/// which ends any call on it.
 fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> io::Result<()> {
     let current: Mutex<Option<Arc<UnixStream>>> = Mutex::new(None);
     let replace = |client: Option<Arc<UnixStream>>| {
@@ -272,10 +274,20 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
         std::thread::Builder::new()
             .name("shutdown".to_owned())
             .spawn_scoped(scope, || {
-                wait_for([shutdown, &finished]);
-                if let Some(client) = &*current.lock().unwrap_or_else(PoisonError::into_inner) {
-                    // It fails when the client has gone already.
-                    let _ = client.shutdown(Half::Both);
+                let ends = || shutdown.is_triggered() || finished.is_triggered();
+                let lost = device.memory_lost_event();
+                while !ends() {
+                    wait_for(&[shutdown.as_fd(), finished.as_fd(), lost]);
+                    // It is told of once. It fails when that is not why the wait is over.
+                    let _ = rustix::io::read(lost, &mut [0; 8]);
+                    // Until the lock is given back, the current client is the one that lost it.
+                    let client = current.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(client) = &*client
+                        && (ends() || device.memory_lost().is_some())
+                    {
+                        // It fails when the client has gone already.
+                        let _ = client.shutdown(Half::Both);
+                    }
                 }
             })?;
         while let Some(client) = accept(socket, shutdown)? {
@@ -298,10 +310,11 @@ fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
     let (negotiated, result) = serve_client(client, &description, &mut backend, &mut || {
         device.client_connected(true);
     });
-    match result {
-        Ok(()) => info!(negotiated, "client has gone"),
-        Err(_) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),
-        Err(error) => warn!("client dropped: {error}"),
+    match (device.memory_lost(), result) {
+        (Some(lost), _) => warn!("client dropped: {lost}"),
+        (None, Ok(())) => info!(negotiated, "client has gone"),
+        (None, Err(_)) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),
+        (None, Err(error)) => warn!("client dropped: {error}"),
     }
     // At shutdown the device is left as it is, for the telemetry to show.
     if negotiated && !shutdown.is_triggered() {
@@ -340,12 +353,15 @@ fn accept(socket: &BoundSocket, shutdown: &Shutdown) -> io::Result<Option<UnixSt
     }
 }
 
-/// Waits until one of two is triggered.
-fn wait_for(events: [&Shutdown; 2]) {
-    while !events.iter().any(|event| event.is_triggered()) {
-        let mut waited = events.map(|event| PollFd::new(event, PollFlags::IN));
+/// Waits until one of some is readable.
+fn wait_for(events: &[BorrowedFd<'_>; 3]) {
+    let mut waited = events
+        .each_ref()
+        .map(|event| PollFd::new(event, PollFlags::IN));
+    loop {
         match poll(&mut waited, None) {
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) => return,
+            Err(Errno::INTR) => {}
             // Of poll's errors only a lack of memory can occur, and it passes.
             Err(_) => std::thread::yield_now(),
         }

@@ -222,7 +222,7 @@ mod tests {
     impl Rig {
         fn new() -> Result<Self, MockError> {
             let ram = GuestRam::new(BASE, 10 << 20)?;
-            let map = DmaMap::default();
+            let map = DmaMap::new().unwrap();
             map.map(ram.mapping(0, 8 * MIB, true)?).expect("map");
             map.map(ram.mapping(8 * MIB, 2 * MIB, false)?).expect("map");
             let vram = Arc::new(Vram::new(MIN_VRAM_BYTES)?);

@@ -122,7 +122,7 @@ mod tests {
                 words[usize::try_from(word).unwrap()] = *entry;
                 ram.store(BASE + word * 8, entry.to_le(), Ordering::Release);
             }
-            let map = DmaMap::default();
+            let map = DmaMap::new().unwrap();
             map.map(ram.mapping(0, bytes, true).unwrap()).unwrap();
             Self { map, words }
         }

@@ -56,6 +56,15 @@ impl GuestRam {
         })
     }
 
+    /// Shortens the file behind it to `size` bytes. What lies beyond must not be accessed here any
+    /// more: it would end the process.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn shorten(&self, size: u64) -> io::Result<()> {
+        Ok(ftruncate(&self.file, size)?)
+    }
+
     fn at(&self, address: u64) -> usize {
         usize::try_from(address - self.base).expect("address in guest RAM")
     }

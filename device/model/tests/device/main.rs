@@ -6,6 +6,7 @@ mod dma;
 mod fields;
 mod handshake;
 mod interrupts;
+mod lost_memory;
 mod mmu;
 mod reference;
 mod registers;

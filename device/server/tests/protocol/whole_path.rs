@@ -334,6 +334,64 @@ fn an_event_that_would_block_stops_nobody() {
     server.stop();
 }
 
+/// Descriptors of this process, which the server is a part of.
+fn descriptors() -> usize {
+    let folder = std::fs::read_dir("/proc/self/fd").expect("/proc");
+    folder.count()
+}
+
+/// What only a process of its own can count.
+const ALONE: &str = "HMMGPU_TEST_ALONE";
+
+#[test]
+fn a_client_whose_memory_goes_away_ends_alone() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "whole_path::a_client_whose_memory_goes_away_ends_alone";
+        let mut test = std::process::Command::new(std::env::current_exe().expect("this test"));
+        let test = test.args(["--exact", name]).env(ALONE, "1").output();
+        let output = bounded(|| test.expect("a process"));
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let server = Running::start();
+    let mut left = None;
+    for _ in 0..5 {
+        let socket = server.socket.clone();
+        bounded(move || {
+            let mut driver = Driver::new(&socket);
+            driver.store(SOURCE, &secret());
+            assert_eq!(driver.run(&[to_vram(0)]).errors, 0);
+            // While the engine copies.
+            driver.queue(&[to_vram(0), from_vram(0), to_vram(0), from_vram(0)]);
+            driver.memory.set_len(0).expect("set_len");
+            let mut answer = [0; 4];
+            while driver.client.region_read(0, 0, &mut answer).is_ok() {
+                // The engine meets it now, if it has not yet.
+                let doorbell = queue_reg(0, QueueReg::QUEUE_DOORBELL).into();
+                let _ = driver.client.region_write(0, doorbell, &1u32.to_le_bytes());
+            }
+        });
+        let socket = server.socket.clone();
+        let now = bounded(move || {
+            let mut next = Driver::new(&socket);
+            next.store(SOURCE, &secret());
+            let record = next.run(&[to_vram(0), from_vram(0)]);
+            assert_eq!(
+                (Status(record.status), record.errors),
+                (Status::STATUS_OK, 0)
+            );
+            assert!(next.load::<BYTES>(TARGET)[..] == secret()[..]);
+            descriptors()
+        });
+        assert_eq!(
+            now,
+            *left.get_or_insert(now),
+            "the one before has left some behind"
+        );
+    }
+    server.stop();
+}
+
 #[test]
 fn a_reset_over_the_protocol_stops_the_queue() {
     let server = Running::start();
