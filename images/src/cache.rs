@@ -2,7 +2,8 @@
 //!
 //! Layout: `<cache>/<kind>/<key>` is the artefact, `<key>.lock` is held while it is made, and
 //! `<key>.partial` is what is being made. A partial whose lock is free was left by a run that was
-//! killed; the next run that makes anything of the kind removes it.
+//! killed; the next run that makes anything of the kind removes it. `<key>.work` holds what is worth
+//! keeping of a run that was broken off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,6 +22,8 @@ const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const POLL: Duration = Duration::from_millis(100);
 /// So often is a folder removed that fills again.
 const REMOVE_TRIES: u32 = 20;
+/// Ending of a folder that outlives a run that was broken off.
+const WORK: &str = "work";
 
 /// Where artefacts are.
 #[derive(Clone, Debug)]
@@ -68,8 +71,8 @@ impl Cache {
         let path = folder.join(artefact.key);
         let lock_path = folder.join(format!("{}.lock", artefact.key));
         if path.exists() {
-            // Its age is the time since its last use; a cache that cannot be written still serves.
-            let _ = File::open(&lock_path).and_then(|f| f.set_modified(SystemTime::now()));
+            // Its age is the time since its last use.
+            self.used(artefact.kind, &path);
             return Ok(path);
         }
 
@@ -78,6 +81,51 @@ impl Cache {
         if path.exists() {
             return Ok(path); // another run made it while this one waited
         }
+        self.make(context, artefact, make)
+    }
+
+    /// The artefact, made anew in any case: what is there stays until it is replaced.
+    pub(crate) fn renew(
+        &self,
+        context: &Context,
+        artefact: &Artefact<'_>,
+        make: impl FnOnce(&Path) -> Result<(), ImageError>,
+    ) -> Result<PathBuf, ImageError> {
+        let folder = self.folder.join(artefact.kind);
+        fs::create_dir_all(&folder).map_err(ImageError::io("create", &folder))?;
+        let lock_path = folder.join(format!("{}.lock", artefact.key));
+        let _lock = lock(context, &lock_path, artefact.what)?;
+        self.make(context, artefact, make)
+    }
+
+    /// A folder for what is worth keeping when making the artefact is broken off; whoever makes
+    /// it holds its lock. It goes when nothing has used it for long.
+    pub(crate) fn work(&self, artefact: &Artefact<'_>) -> Result<PathBuf, ImageError> {
+        let folder = self.folder.join(artefact.kind);
+        let path = folder.join(format!("{}.{WORK}", artefact.key));
+        fs::create_dir_all(&path).map_err(ImageError::io("create", &path))?;
+        self.used(artefact.kind, &folder.join(artefact.key));
+        Ok(path)
+    }
+
+    /// Notes that an artefact is in use. A cache that cannot be written still serves.
+    pub(crate) fn used(&self, kind: &str, path: &Path) {
+        let Some(key) = path.file_name().and_then(|name| name.to_str()) else {
+            return;
+        };
+        let lock = self.folder.join(kind).join(format!("{key}.lock"));
+        let _ = File::open(lock).and_then(|f| f.set_modified(SystemTime::now()));
+    }
+
+    /// Makes an artefact whose lock is held.
+    fn make(
+        &self,
+        context: &Context,
+        artefact: &Artefact<'_>,
+        make: impl FnOnce(&Path) -> Result<(), ImageError>,
+    ) -> Result<PathBuf, ImageError> {
+        let folder = self.folder.join(artefact.kind);
+        let path = folder.join(artefact.key);
         sweep(&folder, artefact.key);
         self.check_room(artefact.what, artefact.room)?;
 
@@ -87,7 +135,7 @@ impl Cache {
             .and_then(|()| make(&partial))
             .and_then(|()| {
                 settle(&partial)?;
-                fs::rename(&partial, &path).map_err(ImageError::io("create", &path))
+                publish(&partial, &path)
             });
         if made.is_err() {
             // The error of making it says more than one of removing it.
@@ -181,6 +229,7 @@ fn sweep(folder: &Path, own_key: &str) {
             .and_then(|at| at.elapsed().ok());
         if unused.is_some_and(|age| age > KEEP) {
             let partial = folder.join(format!("{key}.partial"));
+            let _ = remove(&folder.join(format!("{key}.{WORK}")));
             // By way of the partial, so that nobody finds half of it.
             if fs::rename(folder.join(key), &partial).is_ok() {
                 let _ = remove(&partial);
@@ -208,6 +257,17 @@ pub(crate) fn remove(path: &Path) -> Result<(), ImageError> {
         }
     }
     fs::remove_dir_all(path).map_err(ImageError::io("remove", path))
+}
+
+/// Gives an artefact its name. An older one gives way at once, and goes.
+fn publish(partial: &Path, path: &Path) -> Result<(), ImageError> {
+    if !path.exists() {
+        return fs::rename(partial, path).map_err(ImageError::io("create", path));
+    }
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, partial, rustix::fs::CWD, path, exchange)
+        .map_err(|error| ImageError::io("replace", path)(error.into()))?;
+    remove(partial)
 }
 
 /// On disk before it gets its name: a machine that goes down must not leave a name with nothing
@@ -268,6 +328,51 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(left, ["k.lock"]);
+    }
+
+    #[test]
+    fn what_is_made_anew_replaces_what_was_there_and_a_failure_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned());
+        let context = Context::silent();
+        let renew = |text: Option<&str>| {
+            cache.renew(&context, &artefact("k"), |path| {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("file"), text.unwrap_or("half")).unwrap();
+                text.map(|_| ()).ok_or(ImageError::NoCargo)
+            })
+        };
+        let path = renew(Some("one")).unwrap();
+        let content = || fs::read_to_string(path.join("file")).unwrap();
+        renew(Some("two")).unwrap();
+        assert_eq!(content(), "two");
+        assert!(matches!(renew(None), Err(ImageError::NoCargo)));
+        assert_eq!(content(), "two");
+        assert!(!folder.path().join("kind/k.partial").exists());
+    }
+
+    #[test]
+    fn work_outlives_a_failure_until_nobody_comes_back_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned());
+        let context = Context::silent();
+        let mut work = PathBuf::new();
+        let made = cache.get(&context, &artefact("k"), |_| {
+            work = cache.work(&artefact("k"))?;
+            fs::write(work.join("object"), "x").unwrap();
+            Err(ImageError::NoCargo)
+        });
+        assert!(made.is_err());
+        let other = |key: &str| {
+            let make = |p: &Path| fs::write(p, "x").map_err(ImageError::io("write", p));
+            cache.get(&context, &artefact(key), make).unwrap();
+        };
+        other("l");
+        assert!(work.join("object").exists());
+        let lock = File::open(folder.path().join("kind/k.lock")).unwrap();
+        lock.set_modified(SystemTime::now() - 2 * KEEP).unwrap();
+        other("m");
+        assert!(!work.exists());
     }
 
     #[test]

@@ -94,6 +94,17 @@ pub enum ImageError {
         /// What there is, a line for each series.
         there: Vec<String>,
     },
+    /// No debug kernel of this name was built here.
+    #[error(
+        "there is no kernel {name} here{}; build one by: hmmgpu kernel build --debug",
+        built_text(there)
+    )]
+    NoDebugKernel {
+        /// As it was named.
+        name: String,
+        /// Versions of those that are there.
+        there: Vec<String>,
+    },
     /// What the user named is not what a kernel is made of.
     #[error("{} is no kernel for the guest: {why}", path.display())]
     NotKernel {
@@ -194,6 +205,7 @@ impl ImageError {
             Self::UserFile { .. }
                 | Self::NotKernelSource { .. }
                 | Self::NoSuchKernel { .. }
+                | Self::NoDebugKernel { .. }
                 | Self::NotKernel { .. }
                 | Self::KernelConfig { .. }
                 | Self::KernelNotBuilt { .. }
@@ -214,6 +226,13 @@ impl ImageError {
             guest: guest.to_owned(),
             reason: reason.into(),
         }
+    }
+}
+
+fn built_text(there: &[String]) -> String {
+    match there {
+        [] => String::new(),
+        there => format!(" (built: {})", there.join(", ")),
     }
 }
 

@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 /// The package, and its content for a while.
 const ROOM: u64 = 600 << 20;
 /// What is kept of the package: files and whole folders.
-const KEPT: &[&str] = &[
+pub(crate) const KEPT: &[&str] = &[
     "Makefile",
     "lib/test_hmm.c",
     "lib/test_hmm_uapi.h",
@@ -158,7 +158,7 @@ pub(crate) fn get(
 }
 
 /// `linux-source-7.3` for the release `7.3.4+deb13-amd64`.
-fn package_of(release: &str) -> Option<String> {
+pub(crate) fn package_of(release: &str) -> Option<String> {
     let mut numbers = release.splitn(3, '.');
     let (major, minor) = (numbers.next()?, numbers.next()?);
     let digits = minor.bytes().take_while(u8::is_ascii_digit).count();
@@ -214,6 +214,34 @@ fn percent(line: &str) -> Option<u8> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let percent = share.clamp(0.0, 100.0) as u8;
     Some(percent)
+}
+
+/// All of a package's source, in a folder of the package's name in `folder`. `root`: has the
+/// programs that unpack it.
+pub(crate) fn whole(
+    context: &Context,
+    mirror: Option<&str>,
+    root: &ToolRoot,
+    (sources, package, version): (Sources, &str, &str),
+    folder: &Path,
+    log: &Path,
+) -> Result<(), ImageError> {
+    let apt = folder.join("apt");
+    fs::create_dir_all(&apt).map_err(ImageError::io("create", &apt))?;
+    let apt = fs::canonicalize(&apt).map_err(ImageError::io("find", &apt))?;
+    fetch(context, sources, mirror, package, version, &apt, log)?;
+    let inside = Bind {
+        host: folder.to_owned(),
+        inside: "/source".into(),
+        writable: true,
+    };
+    let what = "unpacking the kernel's source";
+    context.progress.update(None, what);
+    let mut command = root.command("tar", &[inside]);
+    command
+        .args(["-C", "/source", "--no-same-owner", "-xf"])
+        .arg(format!("/source/apt/unpacked/usr/src/{package}.tar.xz"));
+    run::run(context, what, &mut command, log, |_| {})
 }
 
 /// Unpacks what is kept, by programs of the tool root.

@@ -12,6 +12,8 @@
 //! | `initramfs` | all of these | this crate |
 //! | `source` | a kernel's source package | apt, xz in the root |
 //! | `hmm-tests` | a kernel's source, packages of the root | gcc, in the root |
+//! | `debug-kernel` | a kernel's source, the recipe in `kernels/` | kbuild, in a root of its own |
+//! | `build-root` | the recipe in `kernel/debug/workshop.rs` | mmdebstrap, in a sandbox |
 //! | `test-hmm` | a kernel's source, kernel | kbuild, as the driver |
 //!
 //! Beside them is `kernels`: lists of the kernels that Debian's archive holds, each good for a day.
@@ -51,6 +53,7 @@ use cache::Cache;
 use context::Context;
 pub use error::ImageError;
 pub use kernel::Kernel;
+pub use kernel::debug::DebugKernel;
 pub use kernel::spec::{KernelSpec, SpecError};
 pub use kernel_source::KernelSource;
 pub use progress::{Ended, PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
@@ -170,6 +173,10 @@ impl Images {
                 let mirror = self.mirror.as_deref();
                 kernel::by_name(&self.context, &self.cache, mirror, root, name)
             }
+            Some(KernelSpec::Debug(name)) => {
+                let mirror = self.mirror.as_deref();
+                kernel::debug::by_name(&self.context, &self.cache, mirror, name.as_deref())
+            }
             Some(KernelSpec::Tree(path)) => kernel::of_tree(root, path),
             Some(KernelSpec::Image {
                 image,
@@ -186,12 +193,43 @@ impl Images {
     /// No such kernel, one that lacks what the guest needs, one that is not built; no network, an
     /// interruption.
     pub fn check_kernel(&self, spec: &KernelSpec) -> Result<(), ImageError> {
-        spec.check()?;
+        self.check_own_kernel(spec)?;
         if let KernelSpec::Debian(name) = spec {
             let mirror = self.mirror.as_deref();
             debian::archive::find(&self.context, &self.cache, mirror, name, false)?;
         }
         Ok(())
+    }
+
+    /// As [`Images::check_kernel`], without asking Debian's archive.
+    ///
+    /// # Errors
+    /// No such kernel, one that lacks what the guest needs, one that is not built.
+    pub fn check_own_kernel(&self, spec: &KernelSpec) -> Result<(), ImageError> {
+        if let KernelSpec::Debug(name) = spec {
+            kernel::debug::find(&self.cache, name.as_deref())?;
+        }
+        spec.check()
+    }
+
+    /// Builds a debug kernel, which takes a quarter to half an hour on two CPUs: from the source of
+    /// the tool root's kernel, or from that of one of Debian's, or from a source tree.
+    ///
+    /// # Errors
+    /// What the compiler says, a tree that cannot be built from, no room, no network, an
+    /// interruption (what was compiled stays for the next time).
+    pub fn build_debug_kernel(
+        &self,
+        root: &ToolRoot,
+        source: Option<&KernelSpec>,
+    ) -> Result<DebugKernel, ImageError> {
+        let mirror = self.mirror.as_deref();
+        kernel::debug::build(&self.context, &self.cache, mirror, root, source)
+    }
+
+    /// Debug kernels that were built, the newest first.
+    pub fn debug_kernels(&self) -> Vec<DebugKernel> {
+        kernel::debug::list(&self.cache)
     }
 
     /// The driver module for a kernel.

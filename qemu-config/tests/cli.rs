@@ -111,6 +111,11 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
             "debian:7.2",
         ),
         (
+            &["run", "--kernel", "debug:7.3", "--", "true"],
+            "no kernel debug:7.3 here; build one by: hmmgpu kernel build --debug",
+        ),
+        (&["kernel", "build"], "--debug"),
+        (
             &["bench", "--kernel", "/nonexistent"],
             "no kernel for the guest",
         ),

@@ -50,7 +50,7 @@ pub(crate) struct Recipe<'a> {
     /// Where packages come from.
     pub(crate) sources: Sources,
     /// Packages, each perhaps with `=VERSION`; what they need comes with them. `mawk` must be
-    /// among them, and a kernel with its headers.
+    /// among them, and with a kernel its headers.
     pub(crate) packages: &'a [&'a str],
     /// Bytes for the packages and what is in them, both at once for a while.
     pub(crate) room: u64,
@@ -163,7 +163,8 @@ fn make(
             |_| {},
         )?;
     }
-    if kernel::releases(&target).is_empty() {
+    let wants_kernel = |package: &&str| package.starts_with("linux-image-");
+    if recipe.packages.iter().any(wants_kernel) && kernel::releases(&target).is_empty() {
         return Err(ImageError::NoKernel { path: target });
     }
     Ok(())

@@ -4,6 +4,7 @@ mod boot_image;
 mod compiler;
 mod config;
 mod debian;
+pub(crate) mod debug;
 pub(crate) mod spec;
 mod tree;
 

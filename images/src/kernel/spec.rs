@@ -8,6 +8,8 @@ use crate::ImageError;
 
 /// Before the name of one of Debian's kernels.
 const DEBIAN: &str = "debian:";
+/// The name of a kernel that was built here; a version may follow, after a colon.
+const DEBUG: &str = "debug";
 
 /// A kernel, as it is named on the command line and in profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,9 @@ pub enum KernelSpec {
     /// `debian:NAME`: a series (`7.2`: its newest), a version (`7.2.12`, `7.3-rc7`) or a release
     /// (`7.2.12+deb14-amd64`) in Debian's archive.
     Debian(String),
+    /// `debug` or `debug:VERSION`: what `hmmgpu kernel build --debug` built, the newest of that
+    /// series or version.
+    Debug(Option<String>),
     /// A folder: a tree that a kernel was built in.
     Tree(PathBuf),
     /// `IMAGE,MODULES[,HEADERS]`: a kernel that was built elsewhere.
@@ -31,8 +36,8 @@ pub enum KernelSpec {
 /// A text names no kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{text}' names no kernel ({why}): write debian:7.2, the folder of a built kernel tree, or \
-     BZIMAGE,MODULES"
+    "'{text}' names no kernel ({why}): write debian:7.2, debug, the folder of a built kernel tree, \
+     or BZIMAGE,MODULES"
 )]
 pub struct SpecError {
     text: String,
@@ -52,6 +57,20 @@ impl FromStr for KernelSpec {
                 Ok(()) => Ok(Self::Debian(name.to_owned())),
                 Err(why) => Err(refuse(why)),
             };
+        }
+        match text
+            .strip_prefix(DEBUG)
+            .map(|rest| rest.strip_prefix(':').ok_or(rest))
+        {
+            Some(Err("")) => return Ok(Self::Debug(None)),
+            Some(Ok(name)) => {
+                return match check_name(name) {
+                    Ok(()) => Ok(Self::Debug(Some(name.to_owned()))),
+                    Err(why) => Err(refuse(why)),
+                };
+            }
+            // Another word that begins like this.
+            Some(Err(_)) | None => {}
         }
         // A folder may have a comma in its name.
         if Path::new(text).is_dir() || !text.contains(',') {
@@ -77,13 +96,14 @@ impl FromStr for KernelSpec {
 
 impl KernelSpec {
     /// Says what is wrong with the user's own kernel, before anything is made. A kernel of
-    /// Debian's is looked for only when it is needed.
+    /// Debian's is looked for only when it is needed, and one that was built here by
+    /// [`Images`](crate::Images), which knows where.
     ///
     /// # Errors
     /// [`ImageError::NotKernel`], [`ImageError::KernelConfig`], [`ImageError::KernelNotBuilt`].
     pub fn check(&self) -> Result<(), ImageError> {
         match self {
-            Self::Debian(_) => Ok(()),
+            Self::Debian(_) | Self::Debug(_) => Ok(()),
             Self::Tree(path) => super::tree::check_tree(path),
             Self::Image {
                 image,
@@ -115,6 +135,8 @@ impl fmt::Display for KernelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Debian(name) => write!(f, "{DEBIAN}{name}"),
+            Self::Debug(None) => f.write_str(DEBUG),
+            Self::Debug(Some(name)) => write!(f, "{DEBUG}:{name}"),
             Self::Tree(path) => write!(f, "{}", path.display()),
             Self::Image {
                 image,
@@ -149,6 +171,10 @@ mod tests {
                 "debian:7.2.12+deb14-amd64",
                 KernelSpec::Debian("7.2.12+deb14-amd64".into()),
             ),
+            ("debug", KernelSpec::Debug(None)),
+            ("debug:7.3.4", KernelSpec::Debug(Some("7.3.4".into()))),
+            ("./debug", KernelSpec::Tree("./debug".into())),
+            ("debugged", KernelSpec::Tree("debugged".into())),
             ("../linux", KernelSpec::Tree("../linux".into())),
             ("7.2", KernelSpec::Tree("7.2".into())),
             ("/boot/vmlinuz,/lib/modules/x", image(None)),
@@ -169,12 +195,14 @@ mod tests {
             "debian:7.x",
             "debian:7.2;true",
             "debian:7.2 ",
+            "debug:",
+            "debug:new",
             "a,",
             ",b",
             "a,b,c,d",
         ] {
             let error = text.parse::<KernelSpec>().unwrap_err().to_string();
-            assert!(error.contains("debian:7.2, the folder"), "{error}");
+            assert!(error.contains("debian:7.2, debug, the folder"), "{error}");
         }
     }
 

@@ -14,11 +14,11 @@ const VERSION: u32 = 1;
 /// The bootable image in a tree.
 const IMAGE: &str = "arch/x86/boot/bzImage";
 /// What the build system keeps of `.config`.
-const BUILT_CONFIG: &str = "include/config/auto.conf";
+pub(super) const BUILT_CONFIG: &str = "include/config/auto.conf";
 /// The release that modules are built for.
 const RELEASE: &str = "include/generated/utsrelease.h";
 /// Symbols that modules may use.
-const SYMBOLS: &str = "Module.symvers";
+pub(super) const SYMBOLS: &str = "Module.symvers";
 /// What a built tree has beside its configuration.
 const BUILT: &[&str] = &[IMAGE, SYMBOLS, RELEASE, "scripts/mod/modpost"];
 /// What to build against has these.
@@ -172,7 +172,7 @@ pub(crate) fn of_image(
 }
 
 /// Release, folder to build against, and configuration.
-fn open_image(
+pub(super) fn open_image(
     image: &Path,
     modules: &Path,
     headers: Option<&Path>,

@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod doctor;
+mod kernel;
 mod machine;
 mod report;
 mod run;
@@ -23,6 +24,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use bench::{AlternateArgs, BenchArgs};
 pub use compare::{CompareArgs, CompareFormat, JudgeArgs};
 pub use doctor::DoctorArgs;
+pub use kernel::{KernelArgs, KernelBuildArgs, KernelCommand, KernelListArgs};
 pub use machine::MachineArgs;
 pub use report::ReportArgs;
 pub use run::RunArgs;
@@ -97,6 +99,9 @@ pub enum Command {
     /// Watch what the GPUs do, live.
     #[command(after_help = top::HELP)]
     Top(TopArgs),
+    /// Build kernels for guests that find the driver's mistakes, and list them.
+    #[command(after_help = kernel::HELP)]
+    Kernel(KernelArgs),
     /// Show what is there, what is missing, and what was chosen and why.
     #[command(after_help = doctor::HELP)]
     Doctor(DoctorArgs),
@@ -191,6 +196,11 @@ mod tests {
             (&["run", "uname"], "unexpected argument"),
             (&["serve"], "--socket"),
             (&["serve", "--socket", "x", "--vram", "63M"], "VRAM is"),
+            (&["kernel", "build"], "--debug"),
+            (
+                &["kernel", "build", "--debug", "--source", "debian:x"],
+                "two numbers",
+            ),
             (&["compare"], "A.json"),
             (&["compare", "a", "b", "--threshold", "x"], "0% to 99%"),
             (&["bench", "--kernel-a", "debian:7.2"], "--kernel-b"),

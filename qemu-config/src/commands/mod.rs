@@ -4,6 +4,7 @@ mod alternate;
 mod bench;
 mod compare;
 mod doctor;
+mod kernel;
 mod output;
 mod report;
 mod run;
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
         Command::Smi(args) => smi::smi(args, &interrupt),
         Command::Top(args) => top::top(args, &interrupt),
+        Command::Kernel(args) => kernel::kernel(args, &ui, &interrupt),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Serve(_) => return exit::HOST,
     };

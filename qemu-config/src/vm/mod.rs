@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job, PROTOCOL_VERSION};
-use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, KernelSpec, ToolRoot};
+use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, ToolRoot};
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -397,13 +397,14 @@ impl Vm {
         };
         let images = Images::new(options.images.clone())?;
         let spec = options.profile.kernel.as_ref();
-        spec.map_or(Ok(()), KernelSpec::check)?;
-        let (root, kernel, base_initramfs) = interruptible(&options, || {
-            let root = images.tool_root()?;
-            let kernel = images.kernel(&root, spec)?;
-            let base_initramfs = images.initramfs(&root, &kernel)?;
-            Ok((root, kernel, base_initramfs))
-        })?;
+        spec.map_or(Ok(()), |spec| images.check_own_kernel(spec))?;
+        let (root, kernel, base_initramfs) =
+            interruptible(&options.images, &options.interrupt, || {
+                let root = images.tool_root()?;
+                let kernel = images.kernel(&root, spec)?;
+                let base_initramfs = images.initramfs(&root, &kernel)?;
+                Ok((root, kernel, base_initramfs))
+            })?;
         let memory = Memory::new(images.cache_folder());
         Ok(Self {
             options,
@@ -423,7 +424,9 @@ impl Vm {
             return Ok(());
         };
         let images = Images::new(options.images.clone())?;
-        interruptible(options, || images.check_kernel(spec))
+        interruptible(&options.images, &options.interrupt, || {
+            images.check_kernel(spec)
+        })
     }
 
     /// Makes something more for guests of this root and kernel.
@@ -431,7 +434,7 @@ impl Vm {
         &self,
         make: impl FnOnce(&Images, &ToolRoot, &Kernel) -> Result<T, ImageError>,
     ) -> Result<T, VmError> {
-        interruptible(&self.options, || {
+        interruptible(&self.options.images, &self.options.interrupt, || {
             make(&self.images, &self.root, &self.kernel)
         })
     }
@@ -549,21 +552,20 @@ impl Vm {
     }
 }
 
-/// Makes something that takes long, until the interrupt of these options.
-fn interruptible<T>(
-    options: &VmOptions,
+/// Makes something that takes long, with images of these options, until the interrupt.
+pub(crate) fn interruptible<T>(
+    images: &ImagesOptions,
+    interrupt: &Interrupt,
     make: impl FnOnce() -> Result<T, ImageError>,
 ) -> Result<T, VmError> {
-    let cancel = Arc::clone(&options.images.cancel);
-    let watch = options
-        .interrupt
-        .watch(move |_| cancel.store(true, Ordering::SeqCst));
-    if options.interrupt.signal().is_some() {
-        options.images.cancel.store(true, Ordering::SeqCst);
+    let cancel = Arc::clone(&images.cancel);
+    let watch = interrupt.watch(move |_| cancel.store(true, Ordering::SeqCst));
+    if interrupt.signal().is_some() {
+        images.cancel.store(true, Ordering::SeqCst);
     }
     let made = make();
     drop(watch);
-    match (made, options.interrupt.signal()) {
+    match (made, interrupt.signal()) {
         (Err(ImageError::Interrupted { .. }), Some(signal)) => {
             let kind = FailureKind::Interrupted(signal);
             Err(VmError::Failed(Box::new(Failure::of(kind))))
