@@ -42,6 +42,8 @@ struct State {
     show_console: bool,
     /// The last tenth that was told, elsewhere than on a terminal.
     told_tenth: u32,
+    /// Likewise for what is told in per cent.
+    told_quarter: u32,
 }
 
 impl Ui {
@@ -115,6 +117,7 @@ impl Ui {
         state.step = step.to_owned();
         state.detail.clear();
         state.told_tenth = 0;
+        state.told_quarter = 0;
         match self.0.kind {
             Kind::Quiet => {}
             Kind::Plain => {
@@ -177,6 +180,16 @@ impl Ui {
         match percent {
             Some(percent) if self.0.kind == Kind::Terminal => {
                 self.steps(percent.into(), 100, detail);
+            }
+            Some(percent) if self.0.kind == Kind::Plain => {
+                let quarter = u32::from(percent) / 25;
+                let mut state = self.state();
+                if quarter > state.told_quarter {
+                    state.told_quarter = quarter;
+                    let step = state.step.clone();
+                    drop(state);
+                    self.line(&format!("{step}: {detail}, {percent} %"));
+                }
             }
             _ => {
                 let mut state = self.state();

@@ -239,7 +239,8 @@ impl Meter {
         let percent = u8::try_from(share).unwrap_or(99);
         let made = self.done - self.before;
         let left = STEPS.saturating_sub(self.done);
-        let mut detail = format!("{file} ({} of about {STEPS}", self.done);
+        let total = STEPS.max(self.done);
+        let mut detail = format!("{file} ({} of about {total}", self.done);
         if elapsed >= RATE_AFTER && made > 0 && left > 0 {
             let seconds = elapsed.as_secs_f64() / made as f64 * left as f64;
             detail.push_str(&format!(", {:.0} min left", (seconds / 60.0).ceil()));
