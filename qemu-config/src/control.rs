@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use hmmgpu_server::runtime_directory as directory;
+use hmmgpu_telemetry::Event;
 use hmmgpu_telemetry::control::{
     Answer, Command, Hello, INTERVAL_MS, MAX_REPLY_BYTES, PROTOCOL, Reply, Request,
 };
@@ -203,8 +204,27 @@ impl Connection {
     /// # Errors
     /// When the server ends, stays silent for [`PATIENCE`], or answers with anything else.
     pub fn snapshot(&mut self, windows: bool) -> Result<Snapshot, ControlError> {
+        match self.ask(Command::Snapshot { windows })? {
+            Answer::Snapshot(snapshot) => Ok(*snapshot),
+            _ => Err(ControlError::Nonsense("no snapshot was in it".into())),
+        }
+    }
+
+    /// Asks for the last events of the device, the oldest first.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    pub fn events(&mut self, last: usize) -> Result<Vec<Event>, ControlError> {
+        match self.ask(Command::Events { last })? {
+            Answer::Events(events) => Ok(events),
+            _ => Err(ControlError::Nonsense("no events were in it".into())),
+        }
+    }
+
+    /// The answer to a command.
+    fn ask(&mut self, command: Command) -> Result<Answer, ControlError> {
         let deadline = Instant::now() + PATIENCE;
-        let id = self.send(Command::Snapshot { windows })?;
+        let id = self.send(command)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self
@@ -212,13 +232,10 @@ impl Connection {
                 .ok_or(ControlError::Silent(PATIENCE))?;
             let reply = parse(&line)?;
             match reply.answer {
-                // One of a subscription that was on its way.
-                Answer::Snapshot(_) | Answer::Done {} if reply.id != id => {}
-                Answer::Snapshot(snapshot) => return Ok(*snapshot),
-                Answer::Done {} => {
-                    return Err(ControlError::Nonsense("no snapshot was in it".into()));
-                }
                 Answer::Error(reason) => return Err(ControlError::Refused(reason)),
+                answer if reply.id == id => return Ok(answer),
+                // One of a subscription that was on its way.
+                _ => {}
             }
         }
     }
@@ -248,7 +265,7 @@ impl Connection {
             };
             match parse(&line)?.answer {
                 Answer::Snapshot(snapshot) => return Ok(Some(*snapshot)),
-                Answer::Done {} => {}
+                Answer::Events(_) | Answer::Done {} => {}
                 Answer::Error(reason) => return Err(ControlError::Refused(reason)),
             }
         }

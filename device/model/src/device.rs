@@ -10,7 +10,7 @@ use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS
 use hmmgpu_contract::regs::{INVALIDATION_QUEUE, MAX_CONTEXTS, MAX_COPY_QUEUES};
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::snapshot::Snapshot;
-use hmmgpu_telemetry::{Known, Observer, Telemetry};
+use hmmgpu_telemetry::{Event, Known, Observer, Telemetry};
 use vm_memory::VolatileSlice;
 
 use crate::background::{Background, HasRoom};
@@ -400,6 +400,11 @@ impl Device {
     /// As [`Self::snapshot`] without the windows, of which there may be many.
     pub fn snapshot_without_windows(&self) -> Snapshot {
         self.shared.telemetry.snapshot(self.known(), false)
+    }
+
+    /// The last `count` events, the oldest first.
+    pub fn last_events(&self, count: usize) -> Vec<Event> {
+        self.shared.telemetry.last_events(count)
     }
 
     /// What telemetry is told of the device as it is.

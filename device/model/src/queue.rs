@@ -636,6 +636,13 @@ impl<'a> Run<'a> {
         } else {
             publish()?;
         }
+        self.record(Record::Fence {
+            sequence,
+            index: self.consumer,
+            status,
+            errors: self.errors.count,
+            time_ns: record.time_ns,
+        });
         self.errors = FenceErrors::default();
         Ok(())
     }

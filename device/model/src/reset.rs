@@ -2,6 +2,7 @@
 
 use hmmgpu_telemetry::ResetKind;
 
+use crate::clock::now_ns;
 use crate::msix::MsixTable;
 use crate::shared::{Shared, lock};
 
@@ -82,7 +83,7 @@ impl Shared {
             dma.lost().forget();
         }
         vectors.reset(disconnected);
-        telemetry.reset(cause.kind(), generation);
+        telemetry.reset(cause.kind(), generation, now_ns());
         background.scrub(generation);
         if let Some(times) = resets.count() {
             tracing::info!(?cause, generation, times, "reset");

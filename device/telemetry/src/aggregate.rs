@@ -9,6 +9,7 @@ use crate::MAX_PROCESSES;
 use crate::classes::{Class, FallbackTable, Migrated, SpanTable, TransferTable, Transferred};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
+use crate::events::{Event, EventLog};
 use crate::observer::{Observer, Source};
 use crate::processes::Processes;
 use crate::record::{NoteKind, Record, TransferKind};
@@ -81,6 +82,7 @@ pub struct Telemetry {
     pub counters: Counters,
     started_ns: u64,
     observer: OnceLock<Arc<dyn Observer>>,
+    events: Mutex<EventLog>,
     state: Mutex<State>,
 }
 
@@ -92,6 +94,7 @@ impl Telemetry {
             counters: Counters::default(),
             started_ns,
             observer: OnceLock::new(),
+            events: Mutex::new(EventLog::new(started_ns)),
             state: Mutex::new(State {
                 generation: 0,
                 vram: VramMap::new(vram_bytes, MAX_PROCESSES),
@@ -118,6 +121,22 @@ impl Telemetry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn events(&self) -> MutexGuard<'_, EventLog> {
+        // Every update leaves it usable.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last `count` events, the oldest first; [`MAX_EVENTS`](crate::MAX_EVENTS) are kept.
+    pub fn last_events(&self, count: usize) -> Vec<Event> {
+        self.events().last(count)
+    }
+
+    /// Adds an event to the last ones: what kind it is of, in one word, and the rest for a person,
+    /// cut at [`MAX_EVENT_TEXT`](crate::MAX_EVENT_TEXT).
+    pub fn tell(&self, time_ns: u64, queue: Option<Source>, event: &'static str, text: &str) {
+        self.events().tell(time_ns, queue, event, text);
+    }
+
     /// Lets `observer` see all records from now on. There is one at most: a second is refused and
     /// returned.
     ///
@@ -134,6 +153,7 @@ impl Telemetry {
         if let Some(observer) = self.observer.get() {
             observer.records(source, generation, records);
         }
+        self.events().records(source, generation, records);
         let mut state = self.state();
         state.descriptors += descriptors;
         let current = generation == state.generation;
@@ -142,11 +162,13 @@ impl Telemetry {
         }
     }
 
-    /// The device was reset and is at `generation` now: open spans are lost, VRAM is free.
-    pub fn reset(&self, kind: ResetKind, generation: u32) {
+    /// The device was reset, and is at `generation` since `time_ns`: open spans are lost, VRAM is
+    /// free.
+    pub fn reset(&self, kind: ResetKind, generation: u32, time_ns: u64) {
         if let Some(observer) = self.observer.get() {
             observer.reset(kind, generation);
         }
+        self.events().reset(time_ns, kind, generation);
         let mut state = self.state();
         state.generation = generation;
         state.resets[kind as usize] += 1;
@@ -272,6 +294,8 @@ impl State {
                 }
             }
             Record::Error { status } => *self.errors.entry(status).or_insert(0) += 1,
+            // Counted where it is written.
+            Record::Fence { .. } => {}
             Record::Job {
                 kernel,
                 status,
@@ -513,7 +537,7 @@ mod tests {
     #[test]
     fn a_batch_of_before_a_reset_changes_no_state_any_more() {
         let telemetry = Telemetry::new(64 << 20, 0);
-        telemetry.reset(ResetKind::Flr, 1);
+        telemetry.reset(ResetKind::Flr, 1, 20);
         telemetry.record(SOURCE, 0, 11, &records());
         let snapshot = snapshot(&telemetry, 0, 0);
         assert_eq!(snapshot.generation, 1);
@@ -589,7 +613,7 @@ mod tests {
     fn json_holds_all_of_a_snapshot() {
         let telemetry = Telemetry::new(64 << 20, 0);
         telemetry.record(SOURCE, 0, 11, &records());
-        telemetry.reset(ResetKind::Disconnect, 1);
+        telemetry.reset(ResetKind::Disconnect, 1, 20);
         telemetry.counters.unknown_register(0x123);
         let snapshot = snapshot(&telemetry, 1000, 3);
         let text = serde_json::to_string(&snapshot).expect("a snapshot is plain data");

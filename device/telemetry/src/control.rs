@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::Event;
 use crate::snapshot::Snapshot;
 
 /// Version of this protocol. Servers and clients of another major version do not talk.
@@ -65,6 +66,17 @@ pub enum Command {
     },
     /// Ends the subscription.
     Unsubscribe,
+    /// The last events of the device.
+    Events {
+        /// So many at most; there are [`MAX_EVENTS`](crate::MAX_EVENTS) at most.
+        #[serde(default = "some_events")]
+        last: usize,
+    },
+}
+
+/// Events for whoever does not say how many.
+fn some_events() -> usize {
+    64
 }
 
 /// An answer.
@@ -85,6 +97,8 @@ pub struct Reply {
 pub enum Answer {
     /// A snapshot.
     Snapshot(Box<Snapshot>),
+    /// The last events of the device, the oldest first.
+    Events(Vec<Event>),
     /// It is done.
     Done {},
     /// It was not a request that can be answered; the reason, for a person.
@@ -104,6 +118,10 @@ mod tests {
                 id: 0,
                 command: Command::Snapshot { windows: false }
             }
+        );
+        assert_eq!(
+            parse(r#"{"command":"events"}"#).command,
+            Command::Events { last: 64 }
         );
         assert_eq!(
             parse(r#"{"id":3,"command":"subscribe","interval_ms":500}"#),

@@ -10,6 +10,7 @@ mod classes;
 mod compute;
 pub mod control;
 mod counters;
+mod events;
 mod histogram;
 mod observer;
 mod processes;
@@ -21,6 +22,7 @@ mod windows;
 
 pub use aggregate::{Known, ResetKind, Telemetry};
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
+pub use events::{Event, EventQueue, MAX_EVENT_TEXT, MAX_EVENTS};
 pub use observer::{Observer, Source};
 pub use record::{FallbackReason, NoteKind, PhaseTimes, ProcessName, Record, TransferKind};
 pub use spans::MAX_OPEN_SPANS;

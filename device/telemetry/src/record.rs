@@ -203,6 +203,19 @@ pub enum Record {
         /// Folios.
         folios: u32,
     },
+    /// A fence was written.
+    Fence {
+        /// Its sequence number.
+        sequence: u64,
+        /// Its index in the ring.
+        index: u32,
+        /// The first error that it told.
+        status: Status,
+        /// Errors that it told.
+        errors: u32,
+        /// When.
+        time_ns: u64,
+    },
     /// A job ended.
     Job {
         /// Its context.
@@ -244,6 +257,26 @@ pub enum Record {
         /// When.
         time_ns: u64,
     },
+}
+
+impl Record {
+    /// When it was made, if it says so.
+    pub fn time_ns(&self) -> Option<u64> {
+        match *self {
+            Self::Transfer { end_ns, .. }
+            | Self::Job { end_ns, .. }
+            | Self::Fault { end_ns, .. } => Some(end_ns),
+            Self::SpanBegin { time_ns, .. }
+            | Self::SpanEnd { time_ns, .. }
+            | Self::Fence { time_ns, .. }
+            | Self::Mark { time_ns, .. } => Some(time_ns),
+            Self::Error { .. }
+            | Self::Phases { .. }
+            | Self::Note { .. }
+            | Self::Process { .. }
+            | Self::Fallback { .. } => None,
+        }
+    }
 }
 
 #[cfg(test)]

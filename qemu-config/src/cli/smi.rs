@@ -16,6 +16,7 @@ Examples:
   hmmgpu smi --query sys_to_dev.o9.migration,dev_to_sys.o9.p99 --format csv,noheader,nounits -l 1
   hmmgpu smi --query vram.used,vram.total --format json
   hmmgpu smi --json | jq '.gpus[].snapshot.vram.used_bytes'
+  hmmgpu smi --events 200
   hmmgpu smi --help-query
 
 Finds the GPUs of this user that run: of serve, run, shell, bench and selftest. Utilization and
@@ -35,11 +36,21 @@ pub struct SmiArgs {
     #[arg(long, value_name = "FORMAT", requires = "query", default_value = "csv")]
     pub format: Format,
     /// List the fields that can be asked for, and exit.
-    #[arg(long, conflicts_with_all = ["json", "query", "format", "every", "control"])]
+    #[arg(long, conflicts_with_all = ["json", "query", "format", "every", "events", "control"])]
     pub help_query: bool,
     /// Again and again, every so many seconds, until Ctrl-C.
     #[arg(short = 'l', long = "loop", value_name = "SEC", value_parser = seconds)]
     pub every: Option<Duration>,
+    /// Print the last events of each GPU instead: what its engines did, notes, faults, resets. So
+    /// many at most, of 4096 that are kept; with --json one document a GPU and line.
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        default_missing_value = "64",
+        conflicts_with_all = ["query", "format", "every"]
+    )]
+    pub events: Option<usize>,
     /// Ask the GPU of this control socket; can be given several times.
     #[arg(long, value_name = "PATH")]
     pub control: Vec<PathBuf>,

@@ -7,10 +7,10 @@ use crossbeam_channel::Receiver;
 
 use super::Error;
 use crate::cli::SmiArgs;
-use crate::control;
+use crate::control::{self, ControlError};
 use crate::exit;
 use crate::interrupt::Interrupt;
-use crate::views::smi::{self, Gpu};
+use crate::views::smi;
 
 /// What to do about it.
 const NO_GPU: &str = "no GPU runs; start one with 'hmmgpu bench', 'hmmgpu run -- COMMAND', \
@@ -20,6 +20,9 @@ pub(super) fn smi(args: &SmiArgs, interrupt: &Interrupt) -> Result<u8, Error> {
     if args.help_query {
         print(&smi::fields_help())?;
         return Ok(exit::OK);
+    }
+    if let Some(last) = args.events {
+        return events(args, last);
     }
     let Some(every) = args.every else {
         let (text, code) = once(args, true)?;
@@ -56,15 +59,37 @@ fn wait_until(deadline: std::time::Instant, signals: &Receiver<i32>) -> Option<u
     }
 }
 
+/// The control sockets to ask.
+fn sockets(args: &SmiArgs) -> Result<Vec<PathBuf>, Error> {
+    if args.control.is_empty() {
+        Ok(control::discover(&control::directory()).map_err(anyhow::Error::from)?)
+    } else {
+        Ok(args.control.clone())
+    }
+}
+
+/// Prints the last events of each GPU.
+fn events(args: &SmiArgs, last: usize) -> Result<u8, Error> {
+    let named = !args.control.is_empty();
+    let mut gpus = Vec::new();
+    for path in sockets(args)? {
+        let state = smi::last_events(&path, last);
+        // One that has ended meanwhile is no GPU any more.
+        if named || !matches!(state, Err(ControlError::NobodyListens(_))) {
+            gpus.push(state);
+        }
+    }
+    for gpu in gpus.iter().flatten() {
+        print(&gpu.text(args.json))?;
+    }
+    Ok(verdict(gpus.iter().map(|gpu| gpu.as_ref().err())))
+}
+
 /// What to print, and the exit code it gives. Why there is nothing has been told.
 fn once(args: &SmiArgs, first: bool) -> Result<(String, u8), Error> {
-    let sockets: Vec<PathBuf> = if args.control.is_empty() {
-        control::discover(&control::directory()).map_err(anyhow::Error::from)?
-    } else {
-        args.control.clone()
-    };
+    let sockets = sockets(args)?;
     let gpus = smi::sample(&sockets, !args.control.is_empty());
-    let code = verdict(&gpus);
+    let code = verdict(gpus.iter().map(|gpu| gpu.state.as_ref().err()));
     let text = if args.json {
         let mut text = smi::document(&gpus, args.every.is_some());
         text.push('\n');
@@ -79,18 +104,21 @@ fn once(args: &SmiArgs, first: bool) -> Result<(String, u8), Error> {
     Ok((text, code))
 }
 
-/// Says what does not show in the output, and gives the exit code.
-fn verdict(gpus: &[Gpu]) -> u8 {
+/// Says why GPUs could not be asked, and gives the exit code.
+fn verdict<'a>(gpus: impl Iterator<Item = Option<&'a ControlError>>) -> u8 {
     let mut stderr = std::io::stderr().lock();
-    for gpu in gpus {
-        if let Err(error) = &gpu.state {
+    let (mut asked, mut failed) = (false, false);
+    for error in gpus {
+        asked = true;
+        if let Some(error) = error {
+            failed = true;
             let _ = writeln!(stderr, "hmmgpu: error: {error}");
         }
     }
-    if gpus.is_empty() {
+    if !asked {
         let _ = writeln!(stderr, "hmmgpu: {NO_GPU}");
     }
-    if gpus.is_empty() || gpus.iter().any(|gpu| gpu.state.is_err()) {
+    if failed || !asked {
         exit::NEGATIVE
     } else {
         exit::OK

@@ -56,6 +56,23 @@ fn smi_finds_the_gpus_that_run() {
 }
 
 #[test]
+fn smi_prints_the_last_events() {
+    let home = home();
+    let _server = Server::start(home.path(), sample::hello());
+    let all = run(home.path(), &["smi", "--events"]);
+    assert_eq!(all.code, Some(0), "{all:?}");
+    let lines: Vec<_> = all.stdout.lines().collect();
+    assert_eq!(lines[0], "bench, pid 4711");
+    assert!(lines[1].contains("1.000000  device") && lines[1].ends_with("begins generation 1"));
+    let last = run(home.path(), &["smi", "--events", "1", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&last.stdout).expect("JSON");
+    assert_eq!(document["schema"], "hmmgpu.events/1");
+    assert_eq!(document["server"]["pid"], 4711);
+    assert_eq!(document["events"].as_array().map(Vec::len), Some(1));
+    assert_eq!(document["events"][0]["event"], "told");
+}
+
+#[test]
 fn smi_tells_of_a_server_of_another_version() {
     let home = home();
     let mut hello = sample::hello();

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use hmmgpu_telemetry::Event;
 use hmmgpu_telemetry::control::{Answer, Command, Hello, Reply, Request};
 
 use crate::sample;
@@ -63,19 +64,39 @@ fn serve(mut client: UnixStream, hello: &Hello) -> Option<()> {
         let request: Request = serde_json::from_str(&line.ok()?).ok()?;
         let mut later = sample::now();
         later.time_ns += 200_000_000;
-        let snapshots = match request.command {
-            Command::Snapshot { .. } if asked == 0 => vec![sample::before()],
-            Command::Snapshot { .. } => vec![sample::now()],
-            Command::Subscribe { .. } => vec![sample::before(), sample::now(), later],
+        let snapshot = |snapshot| Answer::Snapshot(Box::new(snapshot));
+        let answers = match request.command {
+            Command::Snapshot { .. } if asked == 0 => vec![snapshot(sample::before())],
+            Command::Snapshot { .. } => vec![snapshot(sample::now())],
+            Command::Subscribe { .. } => [sample::before(), sample::now(), later]
+                .map(snapshot)
+                .into(),
             Command::Unsubscribe => vec![],
+            Command::Events { last } => vec![Answer::Events(events(last))],
         };
-        for snapshot in snapshots {
+        for answer in answers {
             let reply = Reply {
                 id: request.id,
-                answer: Answer::Snapshot(Box::new(snapshot)),
+                answer,
             };
             writeln!(client, "{}", serde_json::to_string(&reply).ok()?).ok()?;
         }
     }
     Some(())
+}
+
+/// The last events, of two.
+fn events(last: usize) -> Vec<Event> {
+    let event = |seconds: u64, event: &str, text: &str| Event {
+        time_ns: sample::now().started_ns + seconds * 1_000_000_000,
+        generation: 1,
+        queue: None,
+        event: event.into(),
+        text: text.into(),
+    };
+    let mut events = vec![
+        event(1, "reset", "by flr, begins generation 1"),
+        event(2, "told", "something"),
+    ];
+    events.split_off(events.len().saturating_sub(last))
 }

@@ -92,6 +92,7 @@ async fn answer(
             INTERVAL_MS.start(),
             INTERVAL_MS.end()
         )),
+        Command::Events { last } => Answer::Events(shared.events(last).await),
         Command::Unsubscribe => {
             *subscription = None;
             Answer::Done {}

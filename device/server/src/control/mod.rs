@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmmgpu_model::Device;
+use hmmgpu_telemetry::Event;
 use hmmgpu_telemetry::control::{Answer, Hello, PROTOCOL, Reply};
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::Serialize;
@@ -118,6 +119,12 @@ impl Shared {
         } else {
             self.device.snapshot_without_windows()
         }
+    }
+
+    /// The last events, as soon as they are due.
+    async fn events(&self, last: usize) -> Vec<Event> {
+        let _turn = self.pace.turn().await;
+        self.device.last_events(last)
     }
 }
 

@@ -146,7 +146,7 @@ impl<'a, W: Write> Scribe<'a, W> {
             .get(&source)
             .map_or(time_ns, |queue| queue.last_ns);
         for record in records {
-            if let Some(time) = time_of(record) {
+            if let Some(time) = record.time_ns() {
                 latest_ns = time;
                 self.advance(time)?;
             }
@@ -307,6 +307,8 @@ impl<'a, W: Write> Scribe<'a, W> {
             Record::Mark { cookie, time_ns } => {
                 self.instant(source, "mark", "mark", time_ns, json!({ "cookie": cookie }))?;
             }
+            // One for each batch of copies, which shows by itself.
+            Record::Fence { .. } => {}
             // Of a generation that is over.
             Record::SpanBegin { .. }
             | Record::Phases { .. }
@@ -490,23 +492,6 @@ impl<'a, W: Write> Scribe<'a, W> {
         self.writer
             .instant(None, "end of the trace", "trace", time_ns, args)?;
         self.writer.end()
-    }
-}
-
-/// When a record was made, if it says so.
-fn time_of(record: &Record) -> Option<u64> {
-    match *record {
-        Record::Transfer { end_ns, .. }
-        | Record::Job { end_ns, .. }
-        | Record::Fault { end_ns, .. } => Some(end_ns),
-        Record::SpanBegin { time_ns, .. }
-        | Record::SpanEnd { time_ns, .. }
-        | Record::Mark { time_ns, .. } => Some(time_ns),
-        Record::Error { .. }
-        | Record::Phases { .. }
-        | Record::Note { .. }
-        | Record::Process { .. }
-        | Record::Fallback { .. } => None,
     }
 }
 

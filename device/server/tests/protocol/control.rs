@@ -120,6 +120,28 @@ fn a_snapshot_is_of_now() {
 }
 
 #[test]
+fn the_last_events_are_told() {
+    let server = Running::start();
+    let mut reader = Reader::connect(&server.control);
+    let mut client = Raw::negotiated(&server.socket);
+    client.call(DEVICE_RESET, &[]).ok();
+    let mut events = |request: &str| {
+        reader.send(request);
+        match reader.reply().answer {
+            Answer::Events(events) => events,
+            other => panic!("{other:?}"),
+        }
+    };
+    let last = events("{\"command\":\"events\"}\n");
+    let reset = last.last().expect("an event");
+    assert_eq!(reset.event, "reset");
+    assert_eq!(reset.text, "by vfio_user, begins generation 1");
+    assert!(events("{\"command\":\"events\",\"last\":0}\n").is_empty());
+    drop(client);
+    server.stop();
+}
+
+#[test]
 fn a_subscription_goes_on_until_it_is_ended() {
     let server = Running::start();
     let mut reader = Reader::connect(&server.control);

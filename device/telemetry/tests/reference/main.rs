@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hmmgpu_telemetry::control::{Hello, INTERVAL_MS, PROTOCOL, Reply, Request};
 use hmmgpu_telemetry::snapshot::{LATENCY_BUCKET_RATIO, SCHEMA, Snapshot};
-use hmmgpu_telemetry::{MAX_OPEN_SPANS, MAX_PROCESSES, MAX_WINDOW_ROWS, MAX_WINDOWS};
+use hmmgpu_telemetry::{MAX_EVENTS, MAX_OPEN_SPANS, MAX_PROCESSES, MAX_WINDOW_ROWS, MAX_WINDOWS};
 
 /// The page.
 fn page() -> String {
@@ -17,6 +17,7 @@ fn page() -> String {
         ("PROTOCOL", format!("`{PROTOCOL}`")),
         ("LATENCY_BUCKET_RATIO", format!("{LATENCY_BUCKET_RATIO:.4}")),
         ("MAX_PROCESSES", MAX_PROCESSES.to_string()),
+        ("MAX_EVENTS", MAX_EVENTS.to_string()),
         ("MAX_WINDOWS", MAX_WINDOWS.to_string()),
         ("MAX_WINDOW_ROWS", MAX_WINDOW_ROWS.to_string()),
         (

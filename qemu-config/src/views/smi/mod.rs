@@ -1,6 +1,7 @@
 //! `hmmgpu smi`: what the GPUs do, on one screen or for a program.
 
 mod document;
+mod events;
 mod fields;
 mod processes;
 mod query;
@@ -16,6 +17,7 @@ use super::figures::Figures;
 use crate::control::{Connection, ControlError, PATIENCE};
 
 pub use document::document;
+pub use events::{LastEvents, last_events};
 pub use fields::help as fields_help;
 pub use query::{Format, Query};
 pub use table::table;
