@@ -26,6 +26,7 @@ mod svm;
 mod sys;
 mod thp;
 mod unnamed_file;
+mod upstream;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -110,6 +111,11 @@ const PROGRAMS: &[Program] = &[
         name: "hmmgpu-stats",
         about: "Print what the driver says of the device and has counted, as JSON",
         main: stats::main,
+    },
+    Program {
+        name: "upstream-remove-migration-pmd",
+        about: "Show a mistake of the kernel's: it warns of a shared huge page on its way to the device",
+        main: upstream::remove_migration_pmd::main,
     },
     Program {
         name: "hmmgpu-scenarios",
