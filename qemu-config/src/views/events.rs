@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(
             lines(&events, 10_000_000_000),
             "     2.003456  device         reset     by flr\n     \
-             2.003456  copy 0         reset     a\u{fffd}[2J\n"
+             2.003456  copy 0         reset     a\n"
         );
     }
 }
