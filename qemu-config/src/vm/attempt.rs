@@ -16,7 +16,7 @@ use hmmgpu_images::{Bind, Images};
 
 use super::ports::{CONNECT_TIME, Port, feed, feed_bytes, pump};
 use super::runtime_dir::RuntimeDir;
-use super::supervise::{Process, describe};
+use super::supervise::{Process, describe, was_ended};
 use super::{
     Environment, Failure, FailureKind, LineSink, Outcome, REVISION, Stdin, Vm, VmError, VmEvent,
     VmIo, host, read_snapshot,
@@ -44,6 +44,8 @@ const SERVER_STOP_TIME: Duration = Duration::from_secs(30);
 const POWER_OFF_TIME: Duration = Duration::from_secs(30);
 /// Time between QEMU's end and the end of its sockets, or the reverse.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
+/// Time between a device server's end and that of a QEMU that cannot start without it.
+const SERVER_END_TIME: Duration = Duration::from_millis(500);
 /// How often a guest that has not booted is looked at.
 const LOOK_TIME: Duration = Duration::from_secs(2);
 /// Events of one guest, at most, and the longest one: an init that sends more is broken.
@@ -691,7 +693,14 @@ impl<'a> Attempt<'a> {
         } else if status.success() {
             why = "the guest switched itself off before its command had ended".into();
         }
-        if self.booted() {
+        // What somebody has ended says nothing of the accelerator: no other one is to be tried.
+        if !self.booted() {
+            let mut servers = self.servers.iter();
+            if let Some(status) = servers.find_map(|server| server.wait(SERVER_END_TIME)) {
+                return server_ended(status);
+            }
+        }
+        if self.booted() || was_ended(status) {
             lost(why)
         } else {
             could_not_run(why)

@@ -163,14 +163,31 @@ impl Drop for Process {
     }
 }
 
+/// Whether somebody has ended the process: a person, a CI, the kernel for want of memory.
+pub(crate) fn was_ended(status: ExitStatus) -> bool {
+    signal(status).is_some_and(|signal| {
+        [Signal::KILL, Signal::TERM, Signal::INT]
+            .iter()
+            .any(|end| end.as_raw() == signal)
+    })
+}
+
+/// The signal that ended a process.
+fn signal(status: ExitStatus) -> Option<i32> {
+    use std::os::unix::process::ExitStatusExt;
+    match status.code() {
+        // A sandbox or a shell around the program tells a signal so.
+        Some(code @ 129..=192) => Some(code - 128),
+        Some(_) => None,
+        None => status.signal(),
+    }
+}
+
 /// A status in words: `exited with status 1`, `was killed by signal 9`.
 pub(crate) fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        // A sandbox or a shell around the program tells a signal so.
-        (Some(code @ 129..=192), _) => format!("was killed by signal {}", code - 128),
-        (Some(code), _) => format!("exited with status {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
+    match (signal(status), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("exited with status {code}"),
         (None, None) => "ended".to_owned(),
     }
 }
@@ -242,6 +259,18 @@ mod tests {
             describe(ExitStatus::from_raw(137 << 8)),
             "was killed by signal 9"
         );
+    }
+
+    #[test]
+    fn being_ended_differs_from_ending() {
+        use std::os::unix::process::ExitStatusExt;
+        for ended in [9, 15, 2, 137 << 8] {
+            assert!(was_ended(ExitStatus::from_raw(ended)), "{ended}");
+        }
+        // It ended by itself, or broke.
+        for other in [0, 1 << 8, 6, 11, 134 << 8] {
+            assert!(!was_ended(ExitStatus::from_raw(other)), "{other}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod compute;
 mod counters;
 mod guest;
 mod kernel;
+mod kills;
 mod program_run;
 mod selftest;
 mod serve;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let mut trials = shared::trials(&program);
     trials.extend(compute::trials(&program));
     trials.extend(program_run::trials(&program));
+    trials.extend(kills::trials(&program));
     trials.extend(kernel::trials(&program));
     trials.extend(bench::trials(&program));
     trials.extend(bench_beside::trials(&program));
