@@ -164,9 +164,11 @@ impl ConfigSpace {
 
     /// Reads any range; what lies outside reads all-ones.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            *byte = self.bytes.get(at).copied().unwrap_or(0xff);
+        // Nothing is behind the last offset, nor does the first come after it.
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, i) in data.iter_mut().zip(0..) {
+            let stored = start.checked_add(i).and_then(|at| self.bytes.get(at));
+            *byte = stored.copied().unwrap_or(0xff);
         }
     }
 
@@ -174,11 +176,12 @@ impl ConfigSpace {
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> ConfigEffect {
         let power_state = self.power_state();
         let mut function_reset = false;
-        for (byte, at) in data.iter().zip(offset..) {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            let Some(stored) = self.bytes.get_mut(at) else {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, i) in data.iter().zip(0..) {
+            let Some(at) = start.checked_add(i).filter(|at| *at < CONFIG_SIZE) else {
                 break;
             };
+            let stored = &mut self.bytes[at];
             let writable = self.writable[at];
             *stored = *stored & !writable | byte & writable;
             let flr = (DEVICE_CONTROL_FLR >> 8).to_le_bytes()[0];
@@ -313,7 +316,10 @@ mod tests {
         assert_eq!(data, [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
         space.write(4090, &[0xff; 32]);
         space.write(u64::MAX - 2, &[0xff; 2]);
-        space.read(u64::MAX - 9, &mut data);
-        assert_eq!(data, [0xff; 8]);
+        for back in [9, 4, 0] {
+            space.read(u64::MAX - back, &mut data);
+            assert_eq!(data, [0xff; 8]);
+            space.write(u64::MAX - back, &data);
+        }
     }
 }

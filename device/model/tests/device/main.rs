@@ -5,6 +5,7 @@ mod compute;
 mod dma;
 mod fields;
 mod handshake;
+mod hostile;
 mod interrupts;
 mod lost_memory;
 mod mmu;
