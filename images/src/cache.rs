@@ -67,17 +67,13 @@ impl Cache {
         artefact: &Artefact<'_>,
         make: impl FnOnce(&Path) -> Result<(), ImageError>,
     ) -> Result<PathBuf, ImageError> {
-        let folder = self.folder.join(artefact.kind);
-        let path = folder.join(artefact.key);
-        let lock_path = folder.join(format!("{}.lock", artefact.key));
+        let path = self.folder.join(artefact.kind).join(artefact.key);
         if path.exists() {
             // Its age is the time since its last use.
             self.used(artefact.kind, &path);
             return Ok(path);
         }
-
-        fs::create_dir_all(&folder).map_err(ImageError::io("create", &folder))?;
-        let _lock = lock(context, &lock_path, artefact.what)?;
+        let _lock = self.lock_of(context, artefact)?;
         if path.exists() {
             return Ok(path); // another run made it while this one waited
         }
@@ -91,11 +87,16 @@ impl Cache {
         artefact: &Artefact<'_>,
         make: impl FnOnce(&Path) -> Result<(), ImageError>,
     ) -> Result<PathBuf, ImageError> {
+        let _lock = self.lock_of(context, artefact)?;
+        self.make(context, artefact, make)
+    }
+
+    /// The lock of an artefact, held while it is made.
+    fn lock_of(&self, context: &Context, artefact: &Artefact<'_>) -> Result<File, ImageError> {
         let folder = self.folder.join(artefact.kind);
         fs::create_dir_all(&folder).map_err(ImageError::io("create", &folder))?;
-        let lock_path = folder.join(format!("{}.lock", artefact.key));
-        let _lock = lock(context, &lock_path, artefact.what)?;
-        self.make(context, artefact, make)
+        let path = folder.join(format!("{}.lock", artefact.key));
+        lock(context, &path, artefact.what)
     }
 
     /// A folder for what is worth keeping when making the artefact is broken off; whoever makes

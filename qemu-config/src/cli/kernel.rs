@@ -25,7 +25,7 @@ injection. Which ones is in images/kernels/debug.config; an option that a kernel
 told.
 
 It is built in a sandbox, by a compiler and tools that are fetched for it (110 MB, and 170 MB for
-Debian's source), and takes a quarter of an hour on two idle CPUs and 5 GB of room meanwhile. Ctrl-C
+Debian's source), and takes 5 GB of room meanwhile and its time (41 minutes on two busy CPUs). Ctrl-C
 keeps what was compiled, and the same command goes on from there. Of a tree only what has changed is
 compiled again. The tree itself is only read.
 

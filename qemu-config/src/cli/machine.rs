@@ -19,8 +19,9 @@ pub struct MachineArgs {
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Kernel of the guest: one of Debian's (debian:7.2 is the newest of that series, debian:7.2.12
-    /// that one), one of 'hmmgpu kernel build' (debug, debug:7.3), the folder of a built tree, or an image, its modules, and what to build against
-    /// where lib/modules has no 'build'. [default: the tool root's]
+    /// that one), one of 'hmmgpu kernel build' (debug, debug:7.3), the folder of a built tree, or an
+    /// image, its modules, and what to build against where lib/modules has no 'build'. [default: the
+    /// tool root's]
     #[arg(
         long,
         value_name = "debian:SERIES|debug|TREE|BZIMAGE,MODULES[,HEADERS]"

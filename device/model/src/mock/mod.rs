@@ -3,6 +3,7 @@
 //! It reaches the device by [`Function`], so that the same tests can drive a [`Device`] in this
 //! process and one behind a transport.
 
+mod beside;
 mod context;
 pub mod descriptors;
 mod driver;
@@ -15,6 +16,7 @@ pub mod tables;
 
 use std::sync::Arc;
 
+pub use beside::beside;
 pub use context::{ContextConfig, ContextDriver};
 pub use driver::{Driver, MockError, QueueConfig};
 pub use faults::FaultReader;

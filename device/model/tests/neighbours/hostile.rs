@@ -1,8 +1,7 @@
 //! The driver that means harm.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hmmgpu_contract::compute::Job;
 use hmmgpu_contract::desc::{Desc, NOTE_ALLOC};
@@ -16,7 +15,7 @@ use hmmgpu_model::mock::descriptors::{
     Side, copy, fence, fill, invalidate, mark, note, of_process, process, span_begin,
 };
 use hmmgpu_model::mock::tables::leaf;
-use hmmgpu_model::mock::{Driver, GuestRam, InterruptCounter, QueueConfig, jobs, until};
+use hmmgpu_model::mock::{Driver, GuestRam, InterruptCounter, QueueConfig, beside, jobs, until};
 use hmmgpu_model::{Device, ResetCause};
 use hmmgpu_telemetry::{MAX_PROCESSES, MAX_WINDOWS, UNKNOWN_REGISTER_OFFSETS};
 
@@ -64,48 +63,19 @@ impl Hostile {
         hostile
     }
 
-    /// Does all of it, each on a thread of its own, while `body` runs. Returns how often each was
-    /// done.
-    pub(crate) fn run_beside(&self, body: impl FnOnce()) -> Vec<u64> {
-        let acts: [fn(&Self); 8] = [
-            Self::submit,
-            Self::flood_telemetry,
-            Self::jump,
-            Self::ring_all,
-            Self::change_state,
-            Self::mask,
-            Self::remap,
-            Self::reset,
+    /// Does all of it, each on a thread of its own, while `body` runs, and at least once.
+    pub(crate) fn run_beside(&self, body: impl FnOnce()) {
+        let acts: [&(dyn Fn() + Sync); 8] = [
+            &|| self.submit(),
+            &|| self.flood_telemetry(),
+            &|| self.jump(),
+            &|| self.ring_all(),
+            &|| self.change_state(),
+            &|| self.mask(),
+            &|| self.remap(),
+            &|| self.reset(),
         ];
-        let over = AtomicBool::new(false);
-        /// Ends the others, too, when `body` fails.
-        struct End<'a>(&'a AtomicBool);
-        impl Drop for End<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
-        thread::scope(|scope| {
-            let threads = acts.map(|act| {
-                let over = &over;
-                scope.spawn(move || {
-                    let mut count = 0_u64;
-                    while count == 0 || !over.load(Ordering::SeqCst) {
-                        act(self);
-                        count += 1;
-                        thread::yield_now();
-                    }
-                    count
-                })
-            });
-            let end = End(&over);
-            body();
-            drop(end);
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("a device that goes on"))
-                .collect()
-        })
+        beside(&acts, body);
     }
 
     /// A number that nobody has had.

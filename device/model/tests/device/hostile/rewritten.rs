@@ -11,9 +11,9 @@ use hmmgpu_model::Device;
 use hmmgpu_model::mock::descriptors::{Side, copy, fence, fill};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig, jobs, until};
 
-use super::beside;
 use crate::compute::world::{BASE, world};
 use crate::rig::{MIB, PAGE, RAM_BASE, device, ram};
+use hmmgpu_model::mock::beside;
 
 /// Memory that the device may only read. Where a copy's is, it begins where that ends.
 const BEHIND: u64 = RAM_BASE + MIB;

@@ -10,8 +10,8 @@ use hmmgpu_model::mock::descriptors::{Side, copy};
 use hmmgpu_model::mock::{InterruptCounter, until};
 use hmmgpu_telemetry::UNKNOWN_REGISTER_OFFSETS;
 
-use super::beside;
 use crate::rig::{MIB, PAGE, assert_clean, mock, pattern};
+use hmmgpu_model::mock::beside;
 
 /// Vector of queue 0 in the mock driver's default set-up.
 const VECTOR: u32 = 1;
