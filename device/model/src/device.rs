@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS_SIZE};
@@ -102,7 +102,9 @@ pub enum ConfigError {
 #[derive(Debug)]
 pub struct Device {
     shared: Arc<Shared>,
-    engines: Vec<JoinHandle<()>>,
+    engines: Mutex<Vec<JoinHandle<()>>>,
+    /// How the device was when it was halted.
+    halted: OnceLock<Known>,
 }
 
 impl Device {
@@ -182,7 +184,8 @@ impl Device {
         });
         let mut device = Self {
             shared,
-            engines: Vec::new(),
+            engines: Mutex::default(),
+            halted: OnceLock::new(),
         };
         for queue in 0..copy_queues {
             device
@@ -200,7 +203,7 @@ impl Device {
                     .name(format!("hmmgpu-compute{engine}"))
                     .spawn(move || compute::serve(&shared))
                     .map_err(host("a thread for a compute engine"))?;
-                device.engines.push(thread);
+                lock(&device.engines).push(thread);
             }
         }
         Ok(device)
@@ -220,7 +223,7 @@ impl Device {
         self.shared
             .control(queue)
             .set_thread(thread.thread().clone());
-        self.engines.push(thread);
+        lock(&self.engines).push(thread);
         Ok(())
     }
 
@@ -407,8 +410,29 @@ impl Device {
         self.shared.telemetry.last_events(count)
     }
 
-    /// What telemetry is told of the device as it is.
+    /// Stops the threads for good, each within a chunk of a copy or a step of a job, and waits for
+    /// them: whatever they did has been told to telemetry then. Snapshots show queues and link as
+    /// they were before.
+    pub fn halt(&self) {
+        self.halted.get_or_init(|| self.observed());
+        self.shared.shutdown.store(true, Ordering::SeqCst);
+        self.shared.stop_all();
+        self.shared.compute.shut_down();
+        for engine in lock(&self.engines).drain(..) {
+            // A panic of the thread has been reported by the panic hook already.
+            let _ = engine.join();
+        }
+    }
+
+    /// What telemetry is told of the device.
     fn known(&self) -> Known {
+        self.halted
+            .get()
+            .map_or_else(|| self.observed(), Known::clone)
+    }
+
+    /// The device as it is.
+    fn observed(&self) -> Known {
         let link = self.shared.link();
         let view = self.shared.dma.view();
         Known {
@@ -423,13 +447,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        self.shared.shutdown.store(true, Ordering::SeqCst);
-        self.shared.stop_all();
-        self.shared.compute.shut_down();
-        for engine in self.engines.drain(..) {
-            // A panic of the thread has been reported by the panic hook already.
-            let _ = engine.join();
-        }
+        self.halt();
     }
 }
 
@@ -442,6 +460,7 @@ mod tests {
     use hmmgpu_contract::PAGE_SIZE;
     use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE, Status};
     use hmmgpu_contract::regs::Reg;
+    use hmmgpu_telemetry::snapshot::EngineState;
     use std::os::unix::fs::MetadataExt;
 
     const MIB: u64 = 1 << 20;
@@ -546,6 +565,29 @@ mod tests {
         });
         for reg in [Reg::INT_CAUSE, Reg::ERROR_STATUS, Reg::ERROR_COUNT] {
             assert_eq!(shared.registers().read(reg.0, 0), Some(0), "{reg:?}");
+        }
+    }
+
+    #[test]
+    fn a_halted_device_has_told_all_and_shows_what_it_was() {
+        for _ in 0..20 {
+            let device = device();
+            let ram = GuestRam::new(RAM_BASE, 1 << 20).unwrap();
+            let mut driver = Driver::new(device.clone(), ram, QueueConfig::default()).unwrap();
+            let desc = fill(0, 1, Side::Vram(0), 7);
+            assert_eq!(driver.run(&[desc; 3]).unwrap().errors, 0);
+            device.halt();
+            let snapshot = device.snapshot();
+            // The fills and the fence.
+            assert_eq!(snapshot.events.descriptors, 4);
+            assert_eq!(snapshot.queues.len(), 1);
+            assert_ne!(snapshot.queues[0].state, EngineState::Stopped);
+            // It does nothing any more.
+            driver.submit(&[desc]).unwrap();
+            device.halt();
+            let after = device.snapshot();
+            assert_eq!(after.transfers, snapshot.transfers);
+            assert_eq!(after.queues, snapshot.queues);
         }
     }
 

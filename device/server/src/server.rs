@@ -180,6 +180,8 @@ impl Server {
             .and_then(|_network| serve_clients(&device, &socket, shutdown))
             .map_err(ServeError::System);
         drop(control);
+        // Engines tell what they did a little later than the driver sees it.
+        device.halt();
         // Before the snapshot, which tells what came of it.
         drop(trace);
         let written = match output {
@@ -274,16 +276,19 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
         std::thread::Builder::new()
             .name("shutdown".to_owned())
             .spawn_scoped(scope, || {
-                let ends = || shutdown.is_triggered() || finished.is_triggered();
                 let lost = device.memory_lost_event();
-                while !ends() {
+                // Even when this thread first runs after the trigger, a client may be served by
+                // then: it ends only behind a look at the client.
+                let mut ends = false;
+                while !ends {
                     wait_for(&[shutdown.as_fd(), finished.as_fd(), lost]);
+                    ends = shutdown.is_triggered() || finished.is_triggered();
                     // It is told of once. It fails when that is not why the wait is over.
                     let _ = rustix::io::read(lost, &mut [0; 8]);
                     // Until the lock is given back, the current client is the one that lost it.
                     let client = current.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(client) = &*client
-                        && (ends() || device.memory_lost().is_some())
+                        && (ends || device.memory_lost().is_some())
                     {
                         // It fails when the client has gone already.
                         let _ = client.shutdown(Half::Both);
