@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use hmmgpu_guest_protocol::selftest::RUNNER;
+use hmmgpu_guest_protocol::runner::RUNNER;
 use hmmgpu_guest_protocol::{JOB_PATH, Job};
 
 use crate::cache::{Artefact, Cache};

@@ -20,6 +20,8 @@ pub mod qemu;
 pub mod report;
 pub mod selftest;
 pub mod size;
+pub mod stress;
+pub mod testing;
 mod text;
 pub mod views;
 pub mod vm;

@@ -41,6 +41,12 @@ pub struct Profile {
     /// Leave the kernel's zeroing of memory as it is. `false` switches it off under TCG only.
     #[serde(default = "yes")]
     pub zeroing: bool,
+    /// Each device is behind a PCIe port of its own, and can be unplugged while the guest runs.
+    #[serde(default)]
+    pub pluggable: bool,
+    /// Bits of a guest physical address, [`PHYS_BITS`]; `None`: as the CPU has.
+    #[serde(default)]
+    pub phys_bits: Option<u32>,
     /// More devices, each the value of one QEMU `-device` option.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -63,10 +69,14 @@ pub const MAX_GPUS: u32 = 8;
 /// VRAM, at least and at most: the hardware contract's limits.
 pub const VRAM_RANGE: (Size, Size) = (Size(64 * MIB), Size(64 << 30));
 
+/// Bits of a guest physical address that a profile can ask for.
+pub const PHYS_BITS: std::ops::RangeInclusive<u32> = 36..=52;
+
 /// The profiles that are in the program: name and text.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("default", include_str!("../profiles/default.toml")),
     ("bench", include_str!("../profiles/bench.toml")),
+    ("stress", include_str!("../profiles/stress.toml")),
     ("two-gpus", include_str!("../profiles/two-gpus.toml")),
 ];
 
@@ -189,6 +199,10 @@ impl Profile {
         }
         if let Some(Err(message)) = self.cpus.map(check_cpus) {
             return Some(("cpus", message));
+        }
+        if let Some(bits) = self.phys_bits.filter(|bits| !PHYS_BITS.contains(bits)) {
+            let message = format!("{bits} bits are not possible; a physical address has 36 to 52");
+            return Some(("phys_bits", message));
         }
         for argument in &self.kernel_args {
             if let Err(message) = check_kernel_arg(argument) {
@@ -418,7 +432,10 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_names() {
         let shown = Profile::load("nosuch").expect_err("unknown").to_string();
-        assert!(shown.contains("default, bench, two-gpus"), "{shown}");
+        assert!(
+            shown.contains("default, bench, stress, two-gpus"),
+            "{shown}"
+        );
         let shown = Profile::load("./nosuch.toml")
             .expect_err("no file")
             .to_string();

@@ -88,7 +88,7 @@ fn wrong_arguments_exit_with_2_and_start_nothing() {
         ),
         (
             &["bench", "--profile", "nosuch"],
-            "built-in ones are default, bench, two-gpus",
+            "built-in ones are default, bench, stress, two-gpus",
         ),
         (&["bench", "--profile", "two-gpus"], "--gpus 1"),
         (&["selftest", "--gpus", "1"], "need 2 GPUs"),

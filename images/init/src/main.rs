@@ -4,7 +4,7 @@
 //! Whatever goes wrong, a panic of its own included, is an event for the host where the port is
 //! open, a line on the console always, and a power-off in the end: a guest never just hangs.
 //!
-//! Under another name the same program is the runner of upstream's tests; see `selftest`.
+//! Under another name the same program is the runner of tests; see `runner`.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -15,7 +15,7 @@ mod mounts;
 mod ports;
 mod power;
 mod report;
-mod selftest;
+mod runner;
 
 use std::process::ExitCode;
 
@@ -25,8 +25,8 @@ use hmmgpu_guest_protocol::{Event, JOB_PATH, Job, PORT_EVENTS, PROTOCOL_VERSION}
 use ports::Ports;
 
 fn main() -> ExitCode {
-    if selftest::is_asked_for() {
-        return selftest::main();
+    if runner::is_asked_for() {
+        return runner::main();
     }
     if std::process::id() != 1 {
         eprintln!("hmmgpu-init is the first process of a guest and does nothing else");

@@ -7,7 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod reports;
+pub mod runner;
 pub mod selftest;
+pub mod stress;
 
 use serde::{Deserialize, Serialize};
 

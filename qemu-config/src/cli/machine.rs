@@ -15,7 +15,7 @@ use crate::size::Size;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
-    /// Machine profile: a built-in name (default, bench, two-gpus) or the path of a TOML file.
+    /// Machine profile: a built-in name (default, bench, stress, two-gpus) or the path of a TOML file.
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Kernel of the guest: one of Debian's (debian:7.2 is the newest of that series, debian:7.2.12

@@ -11,6 +11,7 @@ mod selftest;
 mod serve;
 mod shell;
 mod smi;
+mod stress;
 mod telemetry;
 mod top;
 mod values;
@@ -32,6 +33,7 @@ pub use selftest::{OtherDriver, SelftestArgs};
 pub use serve::ServeArgs;
 pub use shell::ShellArgs;
 pub use smi::SmiArgs;
+pub use stress::StressArgs;
 pub use telemetry::TelemetryArgs;
 pub use top::TopArgs;
 
@@ -84,6 +86,9 @@ pub enum Command {
     /// Run upstream's own tests of device-private memory, unmodified, in a guest with two GPUs.
     #[command(after_help = selftest::HELP)]
     Selftest(SelftestArgs),
+    /// Make trouble in a guest while memory migrates, and verify every byte.
+    #[command(after_help = stress::HELP)]
+    Stress(StressArgs),
     /// Run a command in a guest with driver and device.
     #[command(after_help = run::HELP)]
     Run(RunArgs),

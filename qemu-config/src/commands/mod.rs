@@ -12,6 +12,8 @@ mod selftest;
 mod serve;
 mod shell;
 mod smi;
+mod stress;
+mod tester;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
@@ -62,6 +64,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
         Command::Report(args) => report::report(args, &ui),
         Command::Compare(args) => compare::compare(args),
         Command::Selftest(args) => selftest::selftest(args, &ui, &interrupt),
+        Command::Stress(args) => stress::stress(args, &ui, &interrupt),
         Command::Run(args) => run::run(args, &ui, &interrupt),
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
         Command::Smi(args) => smi::smi(args, &interrupt),

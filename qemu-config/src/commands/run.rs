@@ -60,6 +60,7 @@ pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, 
             terminal: None,
             console: Some(console),
             observer: Some(&mut observer),
+            remote: None,
         },
     );
     let told = telemetry.map(|output| tell_telemetry(output, &result));

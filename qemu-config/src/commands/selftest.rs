@@ -2,25 +2,25 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan, TestEnd};
-use hmmgpu_guest_protocol::{Event, Job};
+use hmmgpu_guest_protocol::runner::{RunnerPlan, TestEvent};
+use hmmgpu_guest_protocol::selftest::SelftestPlan;
 use hmmgpu_images::{ImageError, KernelSource};
 
 use super::output::Output;
-use super::{Error, console_sink, tell_kernel_warnings, tell_step, vm_options};
+use super::tester::{Guest, Tested, Text, began, lock};
+use super::{Error, console_sink, tell_kernel_warnings, vm_options};
 use crate::cli::{OtherDriver, SelftestArgs};
 use crate::exit;
 use crate::interrupt::Interrupt;
-use crate::lines::{LineTail, Lines};
 use crate::progress::Ui;
-use crate::selftest::record::{Ending, Record};
-use crate::selftest::result::{Against, Run, SCHEMA, SelftestResult};
-use crate::selftest::{compare, tap};
-use crate::text::printable;
-use crate::vm::{Environment, Failure, FailureKind, Vm, VmError, VmEvent, VmIo, job, sink};
+use crate::selftest::compare;
+use crate::selftest::result::{Against, SCHEMA, SelftestResult};
+use crate::testing::record::Record;
+use crate::testing::tap;
+use crate::vm::{Remote, Vm, VmError};
 
 /// GPUs that upstream's tests open.
 const GPUS: u32 = 2;
@@ -34,8 +34,6 @@ const PROGRAM: &str = "/usr/local/bin/hmm-tests";
 const MODULE: &str = "/usr/local/lib/test_hmm.ko";
 /// Name of the other driver.
 const TEST_HMM: &str = "test_hmm";
-/// Longest event of the runner that is read.
-const MAX_EVENT: usize = 1 << 20;
 
 pub(super) fn selftest(args: &SelftestArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     let mut options = vm_options(&args.machine, "two-gpus", ui, interrupt)?;
@@ -146,25 +144,6 @@ fn make(
     })
 }
 
-/// Where results are printed as they come.
-#[derive(Clone, Copy)]
-enum Text {
-    Stdout,
-    Stderr,
-}
-
-impl Text {
-    fn print(self, line: &str, ui: &Ui) -> io::Result<()> {
-        match self {
-            Self::Stdout => ui.print(line),
-            Self::Stderr => {
-                ui.warn(line);
-                Ok(())
-            }
-        }
-    }
-}
-
 /// Runs the tests in guests of one kind.
 struct Tester<'a> {
     vm: &'a Vm,
@@ -172,16 +151,6 @@ struct Tester<'a> {
     ui: &'a Ui,
     console: crate::vm::LineSink,
     program: &'a PathBuf,
-}
-
-/// What came of one guest.
-struct Tested {
-    run: Run,
-    /// The test that the guest broke down in; it is in `run` too.
-    cut_off: Option<TestEnd>,
-    environment: Environment,
-    /// The guest ended before its runner did.
-    failure: Option<Box<Failure>>,
 }
 
 impl Tester<'_> {
@@ -202,97 +171,27 @@ impl Tester<'_> {
             skip: self.args.skip.clone(),
             loops: self.args.loops,
         };
-        let plan = serde_json::to_string(&plan).context("cannot write the plan")?;
-        let job = Job {
-            driver: driver.map(str::to_owned),
-            ..job([RUNNER, &plan], "")
-        };
         let mut files = vec![(self.program.clone(), PROGRAM.to_owned())];
         files.extend(module.map(|module| (module.clone(), MODULE.to_owned())));
-
-        let record = Arc::new(Mutex::new(Record::new(self.args.loops)));
-        let reader = Arc::clone(&record);
-        let ui = self.ui.clone();
-        let output = sink(Lines::new(MAX_EVENT, move |line: &[u8]| {
-            let Ok(event) = serde_json::from_slice(line) else {
-                ui.warn(&format!("{RUNNER} said '{}'", printable(line)));
-                return Ok(());
-            };
-            let mut record = lock(&reader);
-            record.take(&event);
-            tell(&event, &record, text, &ui)
-        }));
-        let messages = Arc::new(Mutex::new(LineTail::new()));
         let on = module.map_or("hmmgpu", |_| TEST_HMM);
-        let mut observer = |event: &VmEvent<'_>| {
-            tell_step(event, self.ui);
-            if let VmEvent::Guest(Event::Started) = event {
-                self.ui.show_console(false);
-                self.ui.step(&format!("Running upstream's tests on {on}"));
-            }
+        let guest = Guest {
+            vm: self.vm,
+            ui: self.ui,
+            console: self.console.clone(),
+            driver: driver.map(str::to_owned),
+            files,
+            step: format!("Running upstream's tests on {on}"),
+            remote: Remote::default(),
         };
-        let ended = self.vm.run(
-            &job,
-            &files,
-            VmIo {
-                stdout: Some(output),
-                stderr: Some(messages.clone()),
-                console: Some(self.console.clone()),
-                observer: Some(&mut observer),
-                ..VmIo::default()
-            },
-        );
-        self.ui.clear();
-        let record = lock(&record);
-        let said = lock(&messages).lines();
-        let tested = match ended {
-            Ok(outcome) => {
-                if let Some((pattern, tests)) = record.unknown() {
-                    return Err(Error::Usage(format!(
-                        "there is no test '{pattern}'; there are:\n  {}",
-                        tests.join("\n  ")
-                    )));
-                }
-                if record.selects_nothing() {
-                    return Err(Error::Usage(
-                        "there is nothing to run: --skip leaves out every test that was asked for"
-                            .to_owned(),
-                    ));
-                }
-                if record.is_empty() {
-                    // It could not even begin, and has said why.
-                    let kind = FailureKind::Guest(said.join("\n"));
-                    return Err(VmError::Failed(Box::new(Failure::of(kind))).into());
-                }
-                let words = said.last().map_or("it said nothing", String::as_str);
-                let ending = Ending::Runner(words);
-                Tested {
-                    run: record.run(outcome.kernel_warnings, ending),
-                    cut_off: None,
-                    environment: outcome.environment,
-                    failure: None,
-                }
-            }
-            // What was found out before stays.
-            Err(VmError::Failed(failure)) if !record.is_empty() => {
-                let why = failure.kind.to_string();
-                let ending = match failure.kind {
-                    FailureKind::Lost(_) | FailureKind::Guest(_) => Ending::Lost(&why),
-                    _ => Ending::Stopped(&why),
-                };
-                Tested {
-                    run: record.run(Vec::new(), ending),
-                    cut_off: record.cut_off(ending),
-                    environment: failure.environment.clone(),
-                    failure: Some(failure),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let record = Arc::new(Mutex::new(Record::new(Some(self.args.loops))));
+        let ui = self.ui.clone();
+        let tell = move |event: &TestEvent, record: &Record| tell(event, record, text, &ui);
+        let plan = RunnerPlan::Selftest(plan);
+        let tested = guest.run(&plan, &record, tell, |_| {})?;
         if let Some(text) = text {
             let mut lines = Vec::new();
             if let Some(end) = &tested.cut_off {
-                lines.extend(tap::test(record.ended() + 1, end));
+                lines.extend(tap::test(lock(&record).ended() + 1, end));
             }
             lines.extend(tap::tail(&tested.run));
             for line in lines {
@@ -304,34 +203,22 @@ impl Tester<'_> {
 }
 
 /// Tells an event of the runner.
-fn tell(event: &SelftestEvent, record: &Record, text: Option<Text>, ui: &Ui) -> io::Result<()> {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let (done, planned) = (count(record.ended()), count(record.planned()));
+fn tell(event: &TestEvent, record: &Record, text: Option<Text>, ui: &Ui) -> io::Result<()> {
     let lines = match event {
         // That there is nothing to run is told as an error.
-        SelftestEvent::Listed { .. } if record.selects_nothing() => return Ok(()),
-        SelftestEvent::Listed { .. } => tap::head(record.planned()),
-        SelftestEvent::Began { name, .. } => {
-            match text {
-                Some(_) => ui.live_steps(done, planned, name),
-                None => ui.steps(done, planned, name),
-            }
-            let new = record.new_round();
-            new.map(|(round, loops)| tap::round(round, loops))
-                .into_iter()
-                .collect()
+        TestEvent::Listed { .. } if record.selects_nothing() => return Ok(()),
+        TestEvent::Listed { .. } => {
+            let planned = record.planned().unwrap_or_default();
+            vec![tap::VERSION.to_owned(), tap::plan(planned)]
         }
-        SelftestEvent::Ended(end) => tap::test(record.ended(), end),
-        SelftestEvent::NoSuchTest { .. } | SelftestEvent::Done => return Ok(()),
+        TestEvent::Began { name, .. } => began(name, record, text, ui),
+        TestEvent::Ended(end) => tap::test(record.ended(), end),
+        TestEvent::Asked { .. } | TestEvent::NoSuchTest { .. } | TestEvent::Done => return Ok(()),
     };
     for line in lines {
         if let Some(text) = text {
-            text.print(&printable(line.as_bytes()), ui)?;
+            text.print(&line, ui)?;
         }
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -71,6 +71,7 @@ pub(super) fn shell(args: &ShellArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
             terminal: Some(typed),
             console: Some(console),
             observer: Some(&mut observer),
+            remote: None,
         },
     );
     drop(raw);

@@ -16,6 +16,10 @@ pub struct Machine {
     pub memory: Size,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Bits of a physical address; none: as many as the CPU has.
+    pub phys_bits: Option<u32>,
+    /// Each GPU is behind a port of its own, so that it can be unplugged.
+    pub pluggable: bool,
     /// Kernel image.
     pub kernel: PathBuf,
     /// Initramfs.
@@ -133,15 +137,20 @@ impl Machine {
         ]);
         add(&["-name", "hmmgpu"]);
         add(&["-machine", "q35,memory-backend=ram"]);
+        let phys_bits = match (self.phys_bits, self.accel) {
+            (None, _) => String::new(),
+            (Some(bits), Accel::Kvm) => format!(",host-phys-bits=off,phys-bits={bits}"),
+            (Some(bits), Accel::Tcg) => format!(",phys-bits={bits}"),
+        };
         match self.accel {
-            Accel::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
+            Accel::Kvm => add(&["-accel", "kvm", "-cpu", &format!("host{phys_bits}")]),
             // String instructions are slow to translate: without their fast-string flags the
             // guest's kernel copies with plain moves.
             Accel::Tcg => add(&[
                 "-accel",
                 "tcg,thread=multi",
                 "-cpu",
-                "max,erms=off,fsrm=off",
+                &format!("max,erms=off,fsrm=off{phys_bits}"),
             ]),
         }
         add(&["-smp", &self.cpus.to_string()]);
@@ -184,18 +193,44 @@ impl Machine {
                 &format!("virtserialport,bus=ports.0,nr={number},chardev={id},name={name}"),
             ]);
         }
-        for socket in &self.device_sockets {
-            let attached = hmmgpu_server::qemu_arguments(socket);
-            for pair in attached.windows(2).filter(|pair| pair[0] == "-device") {
-                // The machine and its memory are above; the device itself is the server's to say.
-                add(&["-device", &pair[1]]);
+        for (gpu, socket) in (0..).zip(&self.device_sockets) {
+            if self.pluggable {
+                add(&["-device", &port(gpu)]);
             }
+            let device = gpu_device(socket, gpu, self.pluggable);
+            add(&["-device", &device.to_string()]);
         }
         for device in &self.devices {
             add(&["-device", device]);
         }
         arguments
     }
+}
+
+/// What QEMU calls a GPU that can be unplugged.
+pub fn gpu_id(gpu: u32) -> String {
+    format!("gpu{gpu}")
+}
+
+/// The port that a GPU can be unplugged from.
+fn port(gpu: u32) -> String {
+    let number = gpu + 1;
+    format!("pcie-root-port,id=port{gpu},chassis={number}")
+}
+
+/// A GPU as `-device` and `device_add` take it: as the server says, and where it is plugged in.
+pub fn gpu_device(socket: &Path, gpu: u32, pluggable: bool) -> serde_json::Value {
+    let arguments = hmmgpu_server::qemu_arguments(socket);
+    let device = arguments
+        .windows(2)
+        .find(|pair| pair[0] == "-device")
+        .and_then(|pair| serde_json::from_str(&pair[1]).ok());
+    let mut device: serde_json::Value = device.unwrap_or_default();
+    if pluggable {
+        device["id"] = gpu_id(gpu).into();
+        device["bus"] = format!("port{gpu}").into();
+    }
+    device
 }
 
 /// As text that a shell reads back: for a person to try.
@@ -224,6 +259,8 @@ mod tests {
             accel: Accel::Tcg,
             memory: Size(2 * GIB),
             cpus: 2,
+            phys_bits: None,
+            pluggable: false,
             kernel: "/vm/vmlinuz".into(),
             initrd: "/vm/initrd".into(),
             kernel_args: kernel_args(Accel::Tcg, false, ["transparent_hugepage=always"]),
@@ -323,6 +360,30 @@ mod tests {
             .map(|device| device["socket"]["path"].clone())
             .collect();
         assert_eq!(sockets, ["/vm/gpu0/socket", "/vm/gpu1/socket"]);
+    }
+
+    #[test]
+    fn pluggable_gpus_have_ports_and_names() {
+        let arguments = Machine {
+            pluggable: true,
+            phys_bits: Some(36),
+            ..machine()
+        }
+        .arguments();
+        let devices = values(&arguments, "-device");
+        let port = devices
+            .iter()
+            .position(|d| *d == "pcie-root-port,id=port0,chassis=1");
+        let gpu = devices[port.expect("a port") + 1];
+        let gpu: serde_json::Value = serde_json::from_str(gpu).expect("JSON");
+        assert_eq!(gpu, gpu_device(Path::new("/vm/gpu"), 0, true));
+        assert_eq!((&gpu["id"], &gpu["bus"]), (&"gpu0".into(), &"port0".into()));
+        assert_eq!(
+            values(&arguments, "-cpu"),
+            ["max,erms=off,fsrm=off,phys-bits=36"]
+        );
+        let plain = gpu_device(Path::new("/vm/gpu"), 0, false);
+        assert!(plain.get("id").is_none() && plain.get("bus").is_none());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Two drivers side by side, as lines that TAP takes for comments.
 
-use hmmgpu_guest_protocol::selftest::TestResult;
+use hmmgpu_guest_protocol::runner::TestResult;
 
-use super::result::{Run, Test};
+use crate::testing::result::{Run, Test};
 
 /// A table of all tests: the verdict on each driver, and the median of the seconds.
 pub fn table(ours: &Run, name: &str, theirs: &Run) -> Vec<String> {
@@ -50,12 +50,12 @@ fn sum(run: &Run, name: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selftest::record::{Ending, Record, tests::end};
-    use hmmgpu_guest_protocol::selftest::SelftestEvent;
+    use crate::testing::record::{Ending, Record, tests::end};
+    use hmmgpu_guest_protocol::runner::TestEvent;
 
     fn run(loops: u32, ends: &[(&str, TestResult, f64)]) -> Run {
-        let mut record = Record::new(loops);
-        record.take(&SelftestEvent::Listed {
+        let mut record = Record::new(Some(loops));
+        record.take(&TestEvent::Listed {
             tests: vec!["x".into(); ends.len()],
         });
         for (name, result, seconds) in ends {

@@ -1,8 +1,8 @@
 //! The result as JSON.
 
-use hmmgpu_guest_protocol::selftest::TestResult;
 use serde::Serialize;
 
+use crate::testing::result::Run;
 use crate::vm::Environment;
 
 /// Version of the JSON document.
@@ -39,87 +39,22 @@ pub struct Against {
     pub run: Run,
 }
 
-/// All loops of all tests on one driver.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Run {
-    /// Tests that passed, each loop counted.
-    pub passed: u32,
-    /// Tests that failed.
-    pub failed: u32,
-    /// Tests that cannot be run there.
-    pub skipped: u32,
-    /// Each test of each loop, in the order that they ran in.
-    pub tests: Vec<Test>,
-    /// Lines of the guest kernel's log that are warnings, bugs or stalls.
-    pub kernel_warnings: Vec<String>,
-    /// Why the run ended before all tests had run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub incomplete: Option<String>,
-}
-
-impl Run {
-    /// Something passed, nothing failed, the kernel did not warn, and nothing is missing.
-    pub fn is_good(&self) -> bool {
-        self.passed > 0
-            && self.failed == 0
-            && self.kernel_warnings.is_empty()
-            && self.incomplete.is_none()
-    }
-}
-
-/// One test in one loop.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Test {
-    /// Upstream's full name, `fixture.variant.test`.
-    pub name: String,
-    /// The verdict.
-    pub result: TestResult,
-    /// Time by the guest's clock.
-    pub seconds: f64,
-    /// Loop, from 1, where there are several.
-    #[serde(rename = "loop", skip_serializing_if = "Option::is_none")]
-    pub round: Option<u32>,
-    /// Why it was skipped, or why there is no verdict of its own.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The first and the last lines that it printed, if it failed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub output: Vec<String>,
-    /// What the kernel said meanwhile, if it failed or the kernel warned.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub kernel_log: Vec<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::result::tests::test;
+    use hmmgpu_guest_protocol::runner::TestResult;
 
     fn run() -> Run {
-        Run {
-            passed: 1,
-            failed: 1,
-            tests: vec![
-                Test {
-                    name: "hmm.hmm_device_private.migrate".into(),
-                    result: TestResult::Pass,
-                    seconds: 0.5,
-                    round: None,
-                    reason: String::new(),
-                    output: vec![],
-                    kernel_log: vec![],
-                },
-                Test {
-                    name: "hmm.hmm_device_private.compound".into(),
-                    result: TestResult::Fail,
-                    seconds: 1.0,
-                    round: Some(2),
-                    reason: String::new(),
-                    output: vec!["# why".into()],
-                    kernel_log: vec![],
-                },
-            ],
-            ..Run::default()
-        }
+        let mut run = Run::default();
+        let mut passed = test("hmm.hmm_device_private.migrate", TestResult::Pass);
+        passed.round = None;
+        run.add(passed);
+        let mut failed = test("hmm.hmm_device_private.compound", TestResult::Fail);
+        failed.round = Some(2);
+        failed.output = vec!["# why".into()];
+        run.add(failed);
+        run
     }
 
     #[test]
@@ -152,32 +87,5 @@ mod tests {
         assert_eq!(json["against"]["driver"], "test_hmm");
         assert_eq!(json["against"]["passed"], 0);
         assert!(json.get("incomplete").is_none());
-    }
-
-    #[test]
-    fn a_run_is_good_only_without_any_doubt() {
-        let good = Run {
-            passed: 1,
-            skipped: 1,
-            ..Run::default()
-        };
-        assert!(good.is_good());
-        assert!(!run().is_good());
-        let all_skipped = Run {
-            passed: 0,
-            skipped: 2,
-            ..good.clone()
-        };
-        assert!(!all_skipped.is_good());
-        let warned = Run {
-            kernel_warnings: vec!["BUG:".into()],
-            ..good.clone()
-        };
-        assert!(!warned.is_good());
-        let incomplete = Run {
-            incomplete: Some("lost".into()),
-            ..good
-        };
-        assert!(!incomplete.is_good());
     }
 }

@@ -1,6 +1,6 @@
 //! One attempt to run a job with one accelerator: from an empty folder to nothing left.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, unbounded};
 use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::Shutdown;
@@ -15,6 +15,7 @@ use hmmgpu_guest_protocol::{Event, ExitStatus, Job};
 use hmmgpu_images::{Bind, Images};
 
 use super::ports::{CONNECT_TIME, Port, feed, feed_bytes, pump};
+use super::remote::Order;
 use super::runtime_dir::RuntimeDir;
 use super::supervise::{Process, describe, was_ended};
 use super::{
@@ -22,7 +23,7 @@ use super::{
     VmIo, host, read_snapshot,
 };
 use crate::accel::Accel;
-use crate::qemu::command_line::{Machine, Sockets, kernel_args};
+use crate::qemu::command_line::{Machine, Sockets, gpu_device, gpu_id, kernel_args};
 use crate::qemu::qmp::{Notice, Qmp, QmpError};
 use crate::text::{Tail, for_each_line, printable};
 
@@ -111,6 +112,8 @@ pub(super) struct Attempt<'a> {
     accel: Accel,
     sender: Sender<Message>,
     messages: Receiver<Message>,
+    /// What other threads want of the machine.
+    orders: Receiver<Order>,
     /// Every thread that writes output holds the sender until it is done.
     done: Option<Sender<Infallible>>,
     outputs: Receiver<Infallible>,
@@ -153,6 +156,7 @@ impl<'a> Attempt<'a> {
             accel,
             sender,
             messages,
+            orders: never(),
             done: Some(done),
             outputs,
             servers: Vec::new(),
@@ -179,6 +183,11 @@ impl<'a> Attempt<'a> {
         let _watch = interrupt.watch(move |signal| {
             let _ = sender.send(Message::Interrupted(signal));
         });
+        if let Some(remote) = &io.remote {
+            let (sender, orders) = unbounded();
+            remote.listen(Some(sender));
+            self.orders = orders;
+        }
         let folder = RuntimeDir::new().map_err(host(
             "cannot make a folder for sockets in $XDG_RUNTIME_DIR or /tmp",
         ))?;
@@ -186,6 +195,9 @@ impl<'a> Attempt<'a> {
         if let Some((input, _)) = self.pending_stdin.take() {
             // Nobody has read from it: the next attempt can.
             io.stdin = Stdin::File(input);
+        }
+        if let Some(remote) = &io.remote {
+            remote.listen(None);
         }
         self.finish(folder.path(), result)
     }
@@ -312,6 +324,8 @@ impl<'a> Attempt<'a> {
         let machine = Machine {
             accel: self.accel,
             memory: options.profile.memory,
+            phys_bits: options.profile.phys_bits,
+            pluggable: options.profile.pluggable,
             cpus: options.profile.cpus(),
             kernel: KERNEL_INSIDE.into(),
             initrd: inside.join("initrd"),
@@ -550,9 +564,20 @@ impl<'a> Attempt<'a> {
             {
                 wait = wait.min(deadline.saturating_duration_since(now));
             }
-            let message = match self.messages.recv_timeout(wait) {
-                Ok(message) => message,
-                Err(_) => continue,
+            let message = crossbeam_channel::select! {
+                recv(self.messages) -> message => message,
+                recv(self.orders) -> order => {
+                    match order {
+                        Ok(order) => self.obey(order)?,
+                        // Nobody can give any more.
+                        Err(_) => self.orders = never(),
+                    }
+                    continue;
+                }
+                default(wait) => continue,
+            };
+            let Ok(message) = message else {
+                continue;
             };
             match message {
                 Message::Qmp(Notice::Event(name, data)) => self.qemu_says(&name, &data)?,
@@ -592,6 +617,28 @@ impl<'a> Attempt<'a> {
             Some(status) => self.qemu_ended(status),
             None => lost("QEMU does not answer any more"),
         })
+    }
+
+    /// Does what another thread wants of the machine.
+    fn obey(&mut self, order: Order) -> Result<(), Stop> {
+        let Some(qmp) = &mut self.qmp else {
+            return Ok(());
+        };
+        let done = match &order {
+            Order::Stop(why) => return Err(lost(why.clone())),
+            Order::Unplug(gpu) => {
+                let id = serde_json::json!({ "id": gpu_id(*gpu) });
+                qmp.execute("device_del", Some(id))
+            }
+            Order::Replug(gpu) => {
+                let socket = device_folder(Path::new(INSIDE), *gpu).join(DEVICE_SOCKET);
+                qmp.execute("device_add", Some(gpu_device(&socket, *gpu, true)))
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!("{order:?}: {error}");
+        }
+        Ok(())
     }
 
     fn booted(&self) -> bool {

@@ -8,6 +8,7 @@
 mod attempt;
 mod metrics;
 mod ports;
+mod remote;
 pub mod runtime_dir;
 mod supervise;
 
@@ -28,6 +29,7 @@ use crate::interrupt::Interrupt;
 use crate::profile::Profile;
 
 pub use metrics::Metrics;
+pub use remote::{Order, Remote};
 
 /// What a guest is made of and how long it may take.
 #[derive(Clone, Debug)]
@@ -128,6 +130,8 @@ pub struct VmIo<'a> {
     pub terminal: Option<OwnedFd>,
     /// Each line of the kernel's console.
     pub console: Option<LineSink>,
+    /// Reaches into the run from other threads.
+    pub remote: Option<Remote>,
     /// Each step of the run, on the calling thread.
     pub observer: Option<&'a mut dyn FnMut(&VmEvent<'_>)>,
 }

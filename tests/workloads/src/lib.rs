@@ -17,11 +17,13 @@ mod pattern;
 mod races;
 mod random_mix;
 mod reference;
+mod region;
 mod reload;
 mod rng;
 mod scenarios;
 mod size;
 mod stats;
+mod stress;
 mod svm;
 mod sys;
 mod thp;
@@ -116,6 +118,11 @@ const PROGRAMS: &[Program] = &[
         name: "upstream-remove-migration-pmd",
         about: "Show a mistake of the kernel's: it warns of a shared huge page on its way to the device",
         main: upstream::remove_migration_pmd::main,
+    },
+    Program {
+        name: hmmgpu_guest_protocol::stress::PROGRAM,
+        about: "Make one kind of trouble while migrations are in flight; verify every byte",
+        main: stress::main,
     },
     Program {
         name: "hmmgpu-scenarios",

@@ -19,6 +19,7 @@ mod program_run;
 mod selftest;
 mod serve;
 mod shared;
+mod stress;
 mod views;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     trials.extend(bench::trials(&program));
     trials.extend(bench_beside::trials(&program));
     trials.extend(selftest::trials(&program));
+    trials.extend(stress::trials(&program));
     trials.extend(serve::trials(&program));
     trials.extend(views::trials(&program));
     let conclusion = libtest_mimic::run(&arguments, trials);

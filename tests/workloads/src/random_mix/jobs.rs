@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 
 use super::Counts;
-use super::region::{Content, Region};
 use crate::gpu::{Command, Gpu, Job, Policy, Report};
 use crate::reference::Checksum;
+use crate::region::{Content, Region};
 use crate::rng::Rng;
 use crate::sys::memory::{Memory, PAGE, UNIT, UNIT_PAGES, WORDS};
 

@@ -3,7 +3,6 @@
 
 mod jobs;
 mod process;
-mod region;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use super::Counts;
 use super::jobs::{self, Jobs};
-use super::region::{Backing, Region};
 use crate::device::{Device, Outcome};
 use crate::gpu::{Gpu, Policy};
+use crate::region::{Backing, Region};
 use crate::rng::Rng;
 use crate::sys::fork::{Ended, fork};
 use crate::sys::memory::{Access, UNIT, UNIT_PAGES};

@@ -1,44 +1,23 @@
-//! The runner of upstream's tests: each in a process of its own, so that time, output and the
-//! kernel's log of each are known, and said to the host as soon as it has ended.
-//!
-//! It is this program under another name, [`RUNNER`], and the command of a job.
+//! Upstream's tests.
 
-mod harness;
-mod test;
-
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use hmmgpu_guest_protocol::selftest::{RUNNER, SelftestEvent, SelftestPlan};
+use hmmgpu_guest_protocol::runner::TestEvent;
+use hmmgpu_guest_protocol::selftest::SelftestPlan;
 
+use super::{harness, process, say};
 use crate::driver;
 
 /// Device nodes appear a moment after their module is loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The harness ends a test by itself, after 120 s at most; one that takes so long is stuck.
+const LIMIT: Duration = Duration::from_secs(300);
 
-/// Whether this program was started as the runner.
-pub(crate) fn is_asked_for() -> bool {
-    let name = std::env::args_os().next();
-    name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|n| n == RUNNER))
-}
-
-/// Does what its argument says; errors go to standard error.
-pub(crate) fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    let plan = std::env::args().nth(1).context("the plan is missing")?;
-    let plan: SelftestPlan = serde_json::from_str(&plan).context("the plan is not understood")?;
+/// Does what the plan says.
+pub(super) fn run(plan: &SelftestPlan) -> Result<()> {
     if let Some(module) = &plan.module {
         driver::insert(module, "")?;
     }
@@ -54,7 +33,7 @@ fn run() -> Result<()> {
         .chain(&plan.skip)
         .find(|pattern| !all.iter().any(|name| harness::matches(pattern, name)));
     if let Some(pattern) = unknown {
-        return say(&SelftestEvent::NoSuchTest {
+        return say(&TestEvent::NoSuchTest {
             pattern: pattern.clone(),
             tests: all,
         });
@@ -65,23 +44,22 @@ fn run() -> Result<()> {
         .filter(|name| plan.only.is_empty() || any(&plan.only, name))
         .filter(|name| !any(&plan.skip, name))
         .collect();
-    say(&SelftestEvent::Listed {
+    say(&TestEvent::Listed {
         tests: tests.clone(),
     })?;
     for round in 1..=plan.loops {
         for name in &tests {
-            say(&SelftestEvent::Began {
+            say(&TestEvent::Began {
                 round,
                 name: name.clone(),
             })?;
-            say(&SelftestEvent::Ended(test::run(
-                &plan.program,
-                name,
-                round,
-            )?))?;
+            let mut command = Command::new(&plan.program);
+            command.args(["-r", name]);
+            let end = process::run(command, name, round, LIMIT, |_| false)?;
+            say(&TestEvent::Ended(end))?;
         }
     }
-    say(&SelftestEvent::Done)
+    say(&TestEvent::Done)
 }
 
 /// What the program prints for `-l`; it ends with the status of a skipped test then.
@@ -104,14 +82,4 @@ fn wait_for(devices: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn say(event: &SelftestEvent) -> Result<()> {
-    let mut line = serde_json::to_vec(event).context("cannot write an event")?;
-    line.push(b'\n');
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(&line)
-        .and_then(|()| stdout.flush())
-        .context("cannot send an event")
 }

@@ -1,6 +1,6 @@
 //! What a program that is built with upstream's `kselftest_harness.h` prints, and names of tests.
 
-use hmmgpu_guest_protocol::selftest::TestResult;
+use hmmgpu_guest_protocol::runner::TestResult;
 
 /// Full names (`fixture.variant.test`) of all tests of these variants, in the order that the
 /// program would run them in, from what it prints for `-l`: for each fixture a table, with its

@@ -1,10 +1,14 @@
 //! Collects what the runner says.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use hmmgpu_guest_protocol::selftest::{SelftestEvent, TestEnd, TestResult};
+use hmmgpu_guest_protocol::runner::{TestEnd, TestEvent, TestResult};
 
 use super::result::{Run, Test};
+
+/// Tests of one guest that are kept where it is not known how many there will be.
+const MAX_TESTS: usize = 100_000;
 
 /// How a guest of a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub enum Ending<'a> {
 pub struct Record {
     listed: bool,
     tests: Vec<String>,
-    loops: u32,
+    loops: Option<u32>,
     current: Option<(u32, String, Instant)>,
     ended: Vec<TestEnd>,
     done: bool,
@@ -30,8 +34,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a run of this many loops.
-    pub fn new(loops: u32) -> Self {
+    /// Of a run of this many loops; none: as many as the time allows.
+    pub fn new(loops: Option<u32>) -> Self {
         Self {
             loops,
             ..Self::default()
@@ -39,31 +43,43 @@ impl Record {
     }
 
     /// Takes an event in. A guest that says more than it was asked for is not listened to.
-    pub fn take(&mut self, event: &SelftestEvent) {
+    pub fn take(&mut self, event: &TestEvent) {
         match event {
-            SelftestEvent::Listed { tests } => {
+            TestEvent::Listed { tests } => {
                 self.listed = true;
                 self.tests.clone_from(tests);
             }
-            SelftestEvent::NoSuchTest { pattern, tests } => {
+            TestEvent::NoSuchTest { pattern, tests } => {
                 self.unknown = Some((pattern.clone(), tests.clone()));
             }
-            SelftestEvent::Began { round, name } => {
+            TestEvent::Began { round, name } => {
                 self.current = Some((*round, name.clone(), Instant::now()));
             }
-            SelftestEvent::Ended(end) => {
+            TestEvent::Ended(end) => {
                 self.current = None;
-                if self.ended.len() < self.planned() {
+                if self.ended.len() < self.planned().unwrap_or(MAX_TESTS) {
                     self.ended.push(end.clone());
                 }
             }
-            SelftestEvent::Done => self.done = true,
+            TestEvent::Asked { .. } => {}
+            TestEvent::Done => self.done = true,
         }
     }
 
-    /// Tests that will be run, each loop counted.
-    pub fn planned(&self) -> usize {
-        self.tests.len() * self.loops as usize
+    /// Tests that will be run, each loop counted, if that is known.
+    pub fn planned(&self) -> Option<usize> {
+        Some(self.tests.len() * self.loops? as usize)
+    }
+
+    /// The test that runs: its loop and name.
+    pub fn current(&self) -> Option<(u32, &str)> {
+        let (round, name, _) = self.current.as_ref()?;
+        Some((*round, name))
+    }
+
+    /// The test that ended last.
+    pub fn last(&self) -> Option<&TestEnd> {
+        self.ended.last()
     }
 
     /// Tests that have ended.
@@ -74,8 +90,9 @@ impl Record {
     /// The loop that begins with the test that has just begun, where there are several.
     pub fn new_round(&self) -> Option<(u32, u32)> {
         let first = !self.tests.is_empty() && self.ended.len().is_multiple_of(self.tests.len());
-        let (round, _, _) = self.current.as_ref().filter(|_| first && self.loops > 1)?;
-        Some((*round, self.loops))
+        let loops = self.loops.filter(|loops| *loops > 1)?;
+        let (round, _, _) = self.current.as_ref().filter(|_| first)?;
+        Some((*round, loops))
     }
 
     /// A pattern that fits no test, and the names of all tests.
@@ -105,6 +122,8 @@ impl Record {
             result: TestResult::Fail,
             reason: why.to_owned(),
             seconds: begun.elapsed().as_secs_f64(),
+            seed: None,
+            counted: BTreeMap::new(),
             output: Vec::new(),
             kernel_log: Vec::new(),
             kernel_warned: false,
@@ -124,24 +143,15 @@ impl Record {
             ..Run::default()
         };
         for end in self.ended.iter().chain(&self.cut_off(ending)) {
-            match end.result {
-                TestResult::Pass => run.passed += 1,
-                TestResult::Fail => run.failed += 1,
-                TestResult::Skip => run.skipped += 1,
-            }
             if end.kernel_warned && run.kernel_warnings.is_empty() {
                 // A guest that was lost could not list its warnings any more.
                 run.kernel_warnings.extend(end.kernel_log.first().cloned());
             }
-            run.tests.push(Test {
-                name: end.name.clone(),
-                result: end.result,
-                seconds: (end.seconds * 1000.0).round() / 1000.0,
-                round: (self.loops > 1).then_some(end.round),
-                reason: end.reason.clone(),
-                output: end.output.clone(),
-                kernel_log: end.kernel_log.clone(),
-            });
+            let mut test = Test::from(end);
+            if self.loops == Some(1) {
+                test.round = None;
+            }
+            run.add(test);
         }
         run
     }
@@ -151,29 +161,35 @@ impl Record {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn end(round: u32, name: &str, result: TestResult, seconds: f64) -> SelftestEvent {
-        SelftestEvent::Ended(TestEnd {
+    pub(crate) fn test_end(round: u32, name: &str, result: TestResult, seconds: f64) -> TestEnd {
+        TestEnd {
             round,
             name: name.into(),
             result,
             reason: String::new(),
             seconds,
+            seed: None,
+            counted: BTreeMap::new(),
             output: vec![],
             kernel_log: vec![],
             kernel_warned: false,
-        })
+        }
     }
 
-    fn began(round: u32, name: &str) -> SelftestEvent {
-        SelftestEvent::Began {
+    pub(crate) fn end(round: u32, name: &str, result: TestResult, seconds: f64) -> TestEvent {
+        TestEvent::Ended(test_end(round, name, result, seconds))
+    }
+
+    fn began(round: u32, name: &str) -> TestEvent {
+        TestEvent::Began {
             round,
             name: name.into(),
         }
     }
 
-    fn record(loops: u32, events: &[SelftestEvent]) -> Record {
-        let mut record = Record::new(loops);
-        record.take(&SelftestEvent::Listed {
+    fn record(loops: u32, events: &[TestEvent]) -> Record {
+        let mut record = Record::new(Some(loops));
+        record.take(&TestEvent::Listed {
             tests: vec!["a.p.x".into(), "a.p.y".into()],
         });
         for event in events {
@@ -191,10 +207,10 @@ pub(crate) mod tests {
                 end(1, "a.p.y", TestResult::Skip, 0.0),
                 end(2, "a.p.x", TestResult::Fail, 1.0),
                 end(2, "a.p.y", TestResult::Skip, 0.0),
-                SelftestEvent::Done,
+                TestEvent::Done,
             ],
         );
-        assert_eq!((record.planned(), record.ended()), (4, 4));
+        assert_eq!((record.planned(), record.ended()), (Some(4), 4));
         let run = record.run(vec![], Ending::Runner(""));
         assert_eq!((run.passed, run.failed, run.skipped), (1, 1, 2));
         assert_eq!(run.incomplete, None);
@@ -246,10 +262,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_list_of_no_tests_is_not_silence() {
-        let mut record = Record::new(1);
+        let mut record = Record::new(Some(1));
         assert!(record.is_empty());
         assert!(!record.selects_nothing());
-        record.take(&SelftestEvent::Listed { tests: vec![] });
+        record.take(&TestEvent::Listed { tests: vec![] });
         assert!(!record.is_empty());
         assert!(record.selects_nothing());
         assert!(!super::tests::record(1, &[]).selects_nothing());
@@ -261,6 +277,22 @@ pub(crate) mod tests {
         let run = record(1, &events).run(vec![], Ending::Runner("no pipe"));
         assert!(run.incomplete.is_some_and(|why| why.contains("no pipe")));
         assert_eq!(run.failed, 0);
+    }
+
+    #[test]
+    fn without_an_end_all_is_kept_with_its_loop() {
+        let mut record = Record::new(None);
+        record.take(&TestEvent::Listed {
+            tests: vec!["kill".into()],
+        });
+        for round in 1..=9 {
+            record.take(&end(round, "kill", TestResult::Pass, 0.1));
+        }
+        record.take(&began(10, "kill"));
+        assert_eq!((record.planned(), record.new_round()), (None, None));
+        assert_eq!(record.current(), Some((10, "kill")));
+        let run = record.run(vec![], Ending::Stopped("x"));
+        assert_eq!(run.tests[8].round, Some(9));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Results as the Test Anything Protocol, version 13.
 
-use hmmgpu_guest_protocol::selftest::{TestEnd, TestResult};
+use hmmgpu_guest_protocol::runner::{TestEnd, TestResult};
 
 use super::result::Run;
 
-/// The lines that come first.
-pub fn head(planned: usize) -> Vec<String> {
-    vec!["TAP version 13".to_owned(), format!("1..{planned}")]
+/// The line that comes first.
+pub const VERSION: &str = "TAP version 13";
+
+/// How many tests there are: before the first of them, or after the last one.
+pub fn plan(tests: usize) -> String {
+    format!("1..{tests}")
 }
 
 /// The line before each of several loops.
@@ -46,6 +49,12 @@ pub fn test(number: usize, end: &TestEnd) -> Vec<String> {
     lines
 }
 
+/// More about a test that failed.
+pub fn more(lines: impl IntoIterator<Item = String>) -> Vec<String> {
+    let diagnostics = |line: String| format!("#   {line}");
+    lines.into_iter().map(diagnostics).collect()
+}
+
 /// The lines that come last.
 pub fn tail(run: &Run) -> Vec<String> {
     let mut lines = Vec::new();
@@ -81,6 +90,8 @@ mod tests {
             result,
             reason: String::new(),
             seconds: 0.517,
+            seed: None,
+            counted: std::collections::BTreeMap::new(),
             output: vec![],
             kernel_log: vec![],
             kernel_warned: false,
@@ -126,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_end_tells_the_sum_and_what_is_missing() {
-        assert_eq!(head(39), ["TAP version 13", "1..39"]);
+        assert_eq!(plan(39), "1..39");
         let run = Run {
             passed: 2,
             failed: 1,

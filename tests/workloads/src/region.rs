@@ -9,7 +9,7 @@ use crate::sys::memory::{Access, Advice, Memory, PAGE, WORDS};
 
 /// What a page must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Zero,
     /// The pattern of this base.
     Pattern(u64),
@@ -23,7 +23,7 @@ pub(super) enum Content {
 
 impl Content {
     /// The words of a page that holds it; `None` when more than one content is possible.
-    pub(super) fn words(self) -> Option<[u64; WORDS]> {
+    pub(crate) fn words(self) -> Option<[u64; WORDS]> {
         let mut words = [0; WORDS];
         match self {
             Content::Zero => {}
@@ -44,7 +44,7 @@ struct Page {
 
 /// How a region's memory is to be backed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Backing {
+pub(crate) enum Backing {
     /// Folios of 2 MiB where they fit.
     Huge,
     /// As the system says.
@@ -55,7 +55,7 @@ pub(super) enum Backing {
 
 /// A range of addresses, its mappings, and the model of its pages.
 #[derive(Debug)]
-pub(super) struct Region {
+pub(crate) struct Region {
     memory: Memory,
     pages: Vec<Option<Page>>,
     backing: Backing,
@@ -63,7 +63,7 @@ pub(super) struct Region {
 
 impl Region {
     /// Untouched memory.
-    pub(super) fn new(address: usize, pages: usize, backing: Backing) -> Result<Region> {
+    pub(crate) fn new(address: usize, pages: usize, backing: Backing) -> Result<Region> {
         let memory = Memory::at(address, pages * PAGE).context("cannot map a region")?;
         let page = Page {
             content: Content::Zero,
@@ -78,16 +78,16 @@ impl Region {
         Ok(region)
     }
 
-    pub(super) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pages.len()
     }
 
     /// Compares every byte of the pages that can be read. Returns the bytes compared.
-    pub(super) fn verify(&mut self, range: Range<usize>) -> Result<u64> {
+    pub(crate) fn verify(&mut self, range: Range<usize>) -> Result<u64> {
         let mut compared = 0;
         for page in range {
             let Some(model) = self.pages[page] else {
@@ -105,7 +105,7 @@ impl Region {
 
     /// Writes a new pattern to the pages that can be written. The first store is of one word,
     /// after which the rest of the page must still be what it was.
-    pub(super) fn write(&mut self, range: Range<usize>, seed: u64) -> Result<u64> {
+    pub(crate) fn write(&mut self, range: Range<usize>, seed: u64) -> Result<u64> {
         let mut compared = 0;
         for page in range {
             let Some(model) = self.pages[page] else {
@@ -161,7 +161,7 @@ impl Region {
     }
 
     /// Writes a new pattern to the pages that can be written, whatever they hold now.
-    pub(super) fn overwrite(&mut self, range: Range<usize>, seed: u64) {
+    pub(crate) fn overwrite(&mut self, range: Range<usize>, seed: u64) {
         for page in range {
             let Some(model) = &mut self.pages[page] else {
                 continue;
@@ -175,13 +175,13 @@ impl Region {
     }
 
     /// What the pages that can be read begin with.
-    pub(super) fn sample(&self, range: Range<usize>) -> Vec<u64> {
+    pub(crate) fn sample(&self, range: Range<usize>) -> Vec<u64> {
         let readable = range.filter(|&page| self.readable(page));
         readable.map(|page| self.memory.touch(page)).collect()
     }
 
     /// Whether more than one content of a page is possible.
-    pub(super) fn unsettled(&self, page: usize) -> bool {
+    pub(crate) fn unsettled(&self, page: usize) -> bool {
         matches!(
             self.content(page),
             Some(Content::PatternOrZero(_) | Content::RepeatedOrZero(_))
@@ -189,35 +189,35 @@ impl Region {
     }
 
     /// Whether a page may be read.
-    pub(super) fn readable(&self, page: usize) -> bool {
+    pub(crate) fn readable(&self, page: usize) -> bool {
         self.pages[page].is_some_and(|page| page.access != Access::None)
     }
 
     /// Whether a page may be written.
-    pub(super) fn writable(&self, page: usize) -> bool {
+    pub(crate) fn writable(&self, page: usize) -> bool {
         self.pages[page].is_some_and(|page| page.access == Access::Write)
     }
 
     /// What a page must hold, if it is mapped.
-    pub(super) fn content(&self, page: usize) -> Option<Content> {
+    pub(crate) fn content(&self, page: usize) -> Option<Content> {
         self.pages[page].map(|page| page.content)
     }
 
     /// A page was written by somebody else.
-    pub(super) fn written(&mut self, page: usize, content: Content) {
+    pub(crate) fn written(&mut self, page: usize, content: Content) {
         if let Some(page) = &mut self.pages[page] {
             page.content = content;
         }
     }
 
-    pub(super) fn unmap(&mut self, range: Range<usize>) -> Result<()> {
+    pub(crate) fn unmap(&mut self, range: Range<usize>) -> Result<()> {
         self.memory.unmap(range.clone()).context("munmap failed")?;
         self.pages[range].fill(None);
         Ok(())
     }
 
     /// Maps what is not mapped; says whether there was something.
-    pub(super) fn map_holes(&mut self) -> Result<bool> {
+    pub(crate) fn map_holes(&mut self) -> Result<bool> {
         let holes = self.runs(0..self.len(), |page| page.is_none());
         for hole in &holes {
             self.memory
@@ -232,7 +232,7 @@ impl Region {
         Ok(!holes.is_empty())
     }
 
-    pub(super) fn protect(&mut self, range: Range<usize>, access: Access) -> Result<()> {
+    pub(crate) fn protect(&mut self, range: Range<usize>, access: Access) -> Result<()> {
         for run in self.mapped(range) {
             self.memory
                 .protect(run.clone(), access)
@@ -245,12 +245,12 @@ impl Region {
     }
 
     /// Moves the region to other addresses.
-    pub(super) fn move_to(&mut self, address: usize) -> Result<()> {
+    pub(crate) fn move_to(&mut self, address: usize) -> Result<()> {
         let runs = self.mapped(0..self.len());
         self.memory.move_to(address, &runs).context("mremap failed")
     }
 
-    pub(super) fn drop_content(&mut self, range: Range<usize>) -> Result<()> {
+    pub(crate) fn drop_content(&mut self, range: Range<usize>) -> Result<()> {
         for run in self.mapped(range) {
             self.memory
                 .advise(run.clone(), Advice::DontNeed)
@@ -262,7 +262,7 @@ impl Region {
         Ok(())
     }
 
-    pub(super) fn free_lazily(&mut self, range: Range<usize>) -> Result<()> {
+    pub(crate) fn free_lazily(&mut self, range: Range<usize>) -> Result<()> {
         for run in self.mapped(range) {
             self.memory
                 .advise(run.clone(), Advice::Free)
@@ -279,7 +279,7 @@ impl Region {
     }
 
     /// Asks for huge pages now; returns how often the kernel refused, which it may.
-    pub(super) fn collapse(&mut self, range: Range<usize>) -> u64 {
+    pub(crate) fn collapse(&mut self, range: Range<usize>) -> u64 {
         let mut refused = 0;
         for run in self.mapped(range) {
             if self.memory.advise(run, Advice::Collapse).is_err() {

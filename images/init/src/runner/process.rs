@@ -1,6 +1,9 @@
 //! One test, in a process of its own.
+//!
+//! It says its verdict as TAP, and may say what it wants of the host and what it has counted; see
+//! [`hmmgpu_guest_protocol::runner`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -8,35 +11,45 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use hmmgpu_guest_protocol::selftest::{TestEnd, TestResult};
+use hmmgpu_guest_protocol::runner::{ASKS, COUNTED, HostRequest, TestEnd, TestEvent, TestResult};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::harness;
+use super::{harness, say};
 use crate::bridge;
 use crate::kmsg;
 
-/// The harness ends a test by itself, after 120 s at most; one that takes so long is stuck.
-const LIMIT: Duration = Duration::from_secs(300);
 /// Status that a program of upstream's may end with when its only test is skipped.
 const SKIPPED: i32 = 4;
+/// A process that is killed ends within so long, unless it is stuck.
+const MOMENT: Duration = Duration::from_secs(10);
 /// Lines of a failed test that are told, of its beginning and of its end each. An assertion in a
 /// loop can print one for each page.
 const OUTPUT_LINES: usize = 10;
 /// Lines of the kernel's log that are told with a test.
 const KERNEL_LINES: usize = 60;
+/// The same with one that is stuck.
+const BLOCKED_LINES: usize = 200;
 /// Longest line of either.
 const LINE: usize = 300;
+/// Longest line that a test may print for the host to read.
+const LONGEST: usize = 8192;
 
-/// Runs the test of this full name.
-pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
+/// Runs a test, by this command, of this full name. One that has not ended within `limit` has
+/// failed, and the kernel is asked which tasks are blocked. A line of the kernel's log is no warning
+/// if it is `expected`.
+pub(super) fn run(
+    mut command: Command,
+    name: &str,
+    round: u32,
+    limit: Duration,
+    expected: impl Fn(&str) -> bool,
+) -> Result<TestEnd> {
     let log = kmsg::Mark::now()?;
     let (mut output, writer) = bridge::pipe()?;
     rustix::io::ioctl_fionbio(&output, true).context("cannot read without waiting")?;
-    let mut command = Command::new(program);
     command
-        .args(["-r", name])
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer)
@@ -44,20 +57,24 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
     let begun = Instant::now();
     let mut child = command
         .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
+        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
     // Its copies of the pipe's end are closed with it.
     drop(command);
     let mut said = Said::default();
-    let status = follow(&mut child, &mut output, &mut said, begun + LIMIT)?;
+    let status = follow(&mut child, &mut output, &mut said, begun + limit)?;
     let seconds = begun.elapsed().as_secs_f64();
     said.end();
 
-    let (result, reason) = conclude(said.verdict.take(), status);
+    let (result, reason) = conclude(said.verdict.take(), status, limit);
     let failed = result == TestResult::Fail;
     let kernel = log.lines();
-    let first = kernel.iter().position(|line| kmsg::is_warning(line));
+    let first = kernel
+        .iter()
+        .position(|line| kmsg::is_warning(line) && !expected(line));
     let kernel_log = match first {
         Some(first) => &kernel[first..kernel.len().min(first + KERNEL_LINES)],
+        // The tasks that are blocked come last, and are many.
+        None if status.is_none() => &kernel[kernel.len().saturating_sub(BLOCKED_LINES)..],
         None if failed => &kernel[kernel.len().saturating_sub(KERNEL_LINES)..],
         None => &[],
     };
@@ -67,6 +84,8 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
         result,
         reason,
         seconds,
+        seed: None,
+        counted: std::mem::take(&mut said.counted),
         output: if failed { said.told() } else { Vec::new() },
         kernel_log: kernel_log.iter().map(|line| cut(line)).collect(),
         kernel_warned: first.is_some(),
@@ -78,9 +97,10 @@ pub(super) fn run(program: &str, name: &str, round: u32) -> Result<TestEnd> {
 fn conclude(
     said: Option<(TestResult, String)>,
     status: Option<ExitStatus>,
+    limit: Duration,
 ) -> (TestResult, String) {
     let Some(status) = status else {
-        let reason = format!("it did not end in {} s", LIMIT.as_secs());
+        let reason = format!("it did not end in {} s", limit.as_secs());
         return (TestResult::Fail, reason);
     };
     match said {
@@ -135,14 +155,30 @@ fn follow(
         if readable || ended {
             said.read(output)?;
         }
+        for request in said.asked.drain(..) {
+            say(&TestEvent::Asked { request })?;
+        }
         if ended {
             return Ok(Some(child.wait().context("cannot wait for a test")?));
         }
         if left.is_zero() {
+            blocked_tasks();
             let _ = kill_process_group(pid, Signal::KILL);
-            let _ = child.wait();
+            // One that is stuck in the kernel does not even end now.
+            let moment = Timespec::try_from(MOMENT).context("time to wait")?;
+            let killed = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&moment));
+            if killed.is_ok_and(|ready| ready > 0) {
+                let _ = child.wait();
+            }
             return Ok(None);
         }
+    }
+}
+
+/// Has the kernel log where tasks wait that cannot be interrupted, and what each CPU does.
+fn blocked_tasks() {
+    for key in ["w", "l"] {
+        let _ = std::fs::write("/proc/sysrq-trigger", key);
     }
 }
 
@@ -155,6 +191,8 @@ struct Said {
     last: VecDeque<String>,
     left_out: u64,
     closed: bool,
+    asked: Vec<HostRequest>,
+    counted: BTreeMap<String, u64>,
 }
 
 impl Said {
@@ -177,7 +215,7 @@ impl Said {
 
     fn take(&mut self, bytes: &[u8]) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = LINE.saturating_sub(self.line.len());
+            let room = LONGEST.saturating_sub(self.line.len());
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 self.end();
@@ -192,16 +230,20 @@ impl Said {
         let line = line.trim_end();
         if let Some(verdict) = harness::verdict(line) {
             self.verdict = Some(verdict);
+        } else if let Some(request) = after(line, ASKS) {
+            self.asked.push(request);
+        } else if let Some(counted) = after(line, COUNTED) {
+            self.counted = counted;
         } else if harness::is_telling(line) {
             if self.first.len() < OUTPUT_LINES {
-                self.first.push(line.to_owned());
+                self.first.push(cut(line));
                 return;
             }
             if self.last.len() == OUTPUT_LINES {
                 self.last.pop_front();
                 self.left_out += 1;
             }
-            self.last.push_back(line.to_owned());
+            self.last.push_back(cut(line));
         }
     }
 
@@ -216,6 +258,11 @@ impl Said {
     }
 }
 
+/// What follows a mark as JSON, if the line begins with it.
+fn after<T: serde::de::DeserializeOwned>(line: &str, mark: &str) -> Option<T> {
+    serde_json::from_str(line.strip_prefix(mark)?).ok()
+}
+
 fn cut(line: &str) -> String {
     line.chars().take(LINE).collect()
 }
@@ -224,6 +271,8 @@ fn cut(line: &str) -> String {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    const LIMIT: Duration = Duration::from_secs(7);
 
     fn said(text: &str, chunk: usize) -> Said {
         let mut said = Said::default();
@@ -239,7 +288,7 @@ mod tests {
         use TestResult::{Fail, Pass, Skip};
         let exit = |code: i32| Some(ExitStatus::from_raw(code << 8));
         let killed = Some(ExitStatus::from_raw(11));
-        let of = |result, status| conclude(Some((result, "why".into())), status);
+        let of = |result, status| conclude(Some((result, "why".into())), status, LIMIT);
         for (result, status) in [(Pass, exit(0)), (Skip, exit(0)), (Skip, exit(4))] {
             assert_eq!(of(result, status), (result, "why".into()));
         }
@@ -258,7 +307,7 @@ mod tests {
             assert_eq!(concluded, Fail, "{result:?} {status:?}");
             assert!(reason.contains(word), "{reason}");
         }
-        let (concluded, reason) = conclude(None, exit(0));
+        let (concluded, reason) = conclude(None, exit(0), LIMIT);
         assert_eq!(concluded, Fail);
         assert!(reason.contains("no verdict"), "{reason}");
     }
@@ -271,6 +320,15 @@ mod tests {
             assert_eq!(said.verdict, Some((TestResult::Fail, String::new())));
             assert_eq!(said.told(), ["# box.c:1: no lid"]);
         }
+    }
+
+    #[test]
+    fn what_it_wants_and_has_counted_is_no_output() {
+        let text = "# asks the host: {\"unplug\":{\"gpu\":1}}\n# counted: {\"kill\":3}\nok 1 x\n";
+        let said = said(text, 5);
+        assert_eq!(said.asked, [HostRequest::Unplug { gpu: 1 }]);
+        assert_eq!(said.counted["kill"], 3);
+        assert!(said.told().is_empty());
     }
 
     #[test]

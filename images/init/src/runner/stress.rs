@@ -1,0 +1,56 @@
+//! Scenarios of stress.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use hmmgpu_guest_protocol::reports;
+use hmmgpu_guest_protocol::runner::{TestEnd, TestEvent, TestResult};
+use hmmgpu_guest_protocol::stress::{LIMIT, PROGRAM, StressPlan, seed_of_round};
+
+use super::{process, say};
+
+/// Does what the plan says, and ends after the first failure: what the guest is like then nobody
+/// knows.
+pub(super) fn run(plan: &StressPlan) -> Result<()> {
+    say(&TestEvent::Listed {
+        tests: plan.scenarios.clone(),
+    })?;
+    let begun = Instant::now();
+    let time = plan.seconds.map(Duration::from_secs);
+    let (mut round, mut next) = plan.from;
+    while plan.last.is_none_or(|last| round <= last) {
+        for name in plan.scenarios.iter().skip(next) {
+            if round > 1 && time.is_some_and(|time| begun.elapsed() >= time) {
+                return say(&TestEvent::Done);
+            }
+            say(&TestEvent::Began {
+                round,
+                name: name.clone(),
+            })?;
+            let end = scenario(name, round, seed_of_round(plan.seed, round))?;
+            let failed = end.result == TestResult::Fail;
+            say(&TestEvent::Ended(end))?;
+            if failed {
+                return say(&TestEvent::Done);
+            }
+        }
+        next = 0;
+        round += 1;
+    }
+    say(&TestEvent::Done)
+}
+
+fn scenario(name: &str, round: u32, seed: u32) -> Result<TestEnd> {
+    let mut command = Command::new(PROGRAM);
+    command.args([name, "--seed", &seed.to_string()]);
+    let expected = |line: &str| reports::is_upstreams(line);
+    let mut end = process::run(command, name, round, LIMIT, expected)?;
+    end.seed = Some(seed);
+    // A scenario in which the kernel complains has found something, however it ended.
+    if end.kernel_warned && end.result != TestResult::Fail {
+        end.result = TestResult::Fail;
+        "the kernel complained while it ran".clone_into(&mut end.reason);
+    }
+    Ok(end)
+}
