@@ -25,9 +25,9 @@
 //! `arg`, is a byte offset, which wraps; an address that CHASE comes to is aligned to 8, or the job
 //! ends with `STATUS_MISALIGNED`. Where a flag says so `dst` or `src` of COPY is a DMA address
 //! instead; what of it is not mapped is found out when the job comes there. Ranges of COPY that
-//! overlap are refused, and so are ranges that go beyond the last address (`STATUS_BAD_COUNT`). A
-//! `count` of 0 is done at once. Fields that the table does not name, the unused half of `arg`, and
-//! flags that are not defined are zero.
+//! overlap are refused, and so are ranges without an address of 64 bits behind them
+//! (`STATUS_BAD_COUNT`). A `count` of 0 is done at once. Fields that the table does not name, the
+//! unused half of `arg`, and flags that are not defined are zero.
 //!
 //! When a job ends, well or not, its record is written (`sequence` last), and the context's
 //! vector raised if asked. A job that breaks a rule ends with its status; the ring goes on. A job

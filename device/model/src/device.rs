@@ -116,7 +116,8 @@ impl Device {
         Self::build(config, Box::new(host_has_room))
     }
 
-    fn build(config: Config, has_room: HasRoom) -> Result<Device, ConfigError> {
+    /// As [`Self::new`]; memory is populated ahead of its use while `has_room` says so.
+    pub(crate) fn build(config: Config, has_room: HasRoom) -> Result<Device, ConfigError> {
         let Config {
             vram_bytes,
             copy_queues,

@@ -49,7 +49,7 @@ mod wire;
 
 pub use backend::ModelBackend;
 pub use connection::ConnectionError;
-pub use control::{ControlOptions, MAX_CONTROL_CLIENTS};
+pub use control::{ControlOptions, MAX_CONTROL_CLIENTS, serve_control_client};
 pub use description::{Description, MmapArea, Region};
 pub use dispatch::serve_client;
 pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, prometheus_text};

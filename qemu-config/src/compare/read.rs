@@ -48,16 +48,24 @@ pub fn compare_files(a: &Path, b: &Path, settings: Settings) -> Result<Compariso
 
 /// Compares again what one file holds: two kernels that the bench alternated.
 pub fn compare_alternation(path: &Path, settings: Settings) -> Result<Comparison, ReadError> {
-    let text = file::read_text(path)?;
-    if schema(&text) != document::SCHEMA {
+    compare_alternation_text(&file::read_text(path)?, path, settings)
+}
+
+/// The same for the text of a file; `path` is what errors call it.
+pub fn compare_alternation_text(
+    text: &[u8],
+    path: &Path,
+    settings: Settings,
+) -> Result<Comparison, ReadError> {
+    if schema(text) != document::SCHEMA {
         // Either it is a result, or the error says what it is.
-        file::parse(&text, path)?;
+        file::parse(text, path)?;
         return Err(other(
             path,
             "it is a single result; give a second one to compare it with",
         ));
     }
-    let alternation: Alternation = serde_json::from_slice(&text)
+    let alternation: Alternation = serde_json::from_slice(text)
         .map_err(|error| other(path, format!("it does not follow its schema: {error}")))?;
     for result in alternation
         .boots

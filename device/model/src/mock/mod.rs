@@ -25,7 +25,16 @@ pub use patience::{await_some, until};
 pub use ram::GuestRam;
 pub use tables::PageTables;
 
-use crate::{Device, DmaMapping};
+use crate::{Config, ConfigError, Device, DmaMapping};
+
+/// A device that populates no memory ahead of its use: for whoever makes or resets one many
+/// times, and uses little of it each time.
+///
+/// # Errors
+/// As [`Device::new`].
+pub fn sparse_device(config: Config) -> Result<Device, ConfigError> {
+    Device::build(config, Box::new(|| false))
+}
 
 /// What a driver, and the machine that it runs on, need of a PCI function.
 pub trait Function {

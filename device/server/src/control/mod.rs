@@ -103,6 +103,24 @@ impl ControlSocket {
     }
 }
 
+/// Serves one client that somebody else has accepted, until it closes or sends a line that is too
+/// long. It is told `hello`.
+///
+/// # Errors
+/// When it can no more be written to.
+pub async fn serve_control_client(
+    stream: UnixStream,
+    device: Arc<Device>,
+    hello: Hello,
+) -> std::io::Result<()> {
+    let shared = Shared {
+        hello,
+        device,
+        pace: Pace::default(),
+    };
+    client::serve(stream, &shared).await
+}
+
 /// What all clients share.
 struct Shared {
     hello: Hello,
