@@ -27,6 +27,8 @@ static const char * const hmmgpu_status_names[] = {
 	[HMMGPU_STATUS_BAD_CONTEXT] = "BAD_CONTEXT",
 	[HMMGPU_STATUS_FAULT] = "FAULT",
 	[HMMGPU_STATUS_CANCELLED] = "CANCELLED",
+	[HMMGPU_STATUS_HARDWARE] = "HARDWARE",
+	[HMMGPU_STATUS_NO_VRAM] = "NO_VRAM",
 };
 
 /**

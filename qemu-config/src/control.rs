@@ -221,6 +221,30 @@ impl Connection {
         }
     }
 
+    /// Arms faults.
+    ///
+    /// # Errors
+    /// When the server refuses them, or as [`Self::snapshot`].
+    pub fn inject(&mut self, faults: Vec<String>) -> Result<(), ControlError> {
+        self.done(Command::Inject { faults })
+    }
+
+    /// Disarms all faults.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub fn clear_injected(&mut self) -> Result<(), ControlError> {
+        self.done(Command::ClearInjected)
+    }
+
+    /// Has something done.
+    fn done(&mut self, command: Command) -> Result<(), ControlError> {
+        match self.ask(command)? {
+            Answer::Done {} => Ok(()),
+            _ => Err(ControlError::Nonsense("it is no answer to that".into())),
+        }
+    }
+
     /// The answer to a command.
     fn ask(&mut self, command: Command) -> Result<Answer, ControlError> {
         let deadline = Instant::now() + PATIENCE;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hmmgpu_images::KernelSpec;
+use hmmgpu_server::FaultSpec;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -10,7 +11,7 @@ use crate::accel::Choice;
 use crate::size::{MIB, Size};
 
 /// A machine.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// One line for a person.
@@ -47,6 +48,9 @@ pub struct Profile {
     /// Bits of a guest physical address, [`PHYS_BITS`]; `None`: as the CPU has.
     #[serde(default)]
     pub phys_bits: Option<u32>,
+    /// Faults that are armed in each device, written as for `--inject`.
+    #[serde(default, deserialize_with = "faults")]
+    pub inject: Vec<FaultSpec>,
     /// More devices, each the value of one QEMU `-device` option.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -130,6 +134,12 @@ fn one() -> u32 {
 fn kernel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KernelSpec>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn faults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FaultSpec>, D::Error> {
+    let faults = Vec::<String>::deserialize(deserializer)?;
+    let faults = faults.iter().map(|fault| fault.parse());
+    faults.collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 fn yes() -> bool {
@@ -411,6 +421,17 @@ mod tests {
         let profile = Profile::parse("kernel = \"debian:7.2\"\n", "my.toml").expect("valid");
         assert_eq!(profile.kernel, "debian:7.2".parse().ok());
         assert_eq!(Profile::load("default").expect("valid").kernel, None);
+    }
+
+    #[test]
+    fn a_profile_may_arm_faults() {
+        let text = "inject = [\"copy:fail@3\", \"gpu:reset@9\"]\n";
+        let profile = Profile::parse(text, "my.toml").expect("valid");
+        let faults = profile.inject.iter().map(ToString::to_string);
+        assert!(faults.eq(["copy:fail@3", "gpu:reset@9"]));
+        let (line, key, shown) = error("memory = \"2G\"\ninject = [\"copy:burn\"]\n");
+        assert_eq!((line, key.as_deref()), (2, Some("inject")));
+        assert!(shown.contains("fail, corrupt"), "{shown}");
     }
 
     #[test]

@@ -189,5 +189,9 @@ open_enum! {
         STATUS_FAULT = 14,
         /// A job met a fault, and the driver cancelled it.
         STATUS_CANCELLED = 15,
+        /// The device failed, or its link: nothing was wrong with the descriptor. What is at its destination is not defined.
+        STATUS_HARDWARE = 16,
+        /// There is no VRAM at its destination now, although it lies in VRAM: the device has lost some, or gave it to somebody else. Nothing was done.
+        STATUS_NO_VRAM = 17,
     }
 }

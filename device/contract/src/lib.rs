@@ -27,7 +27,7 @@ pub mod regs;
 pub use define::{ConstantDef, FieldDef, StructDef, WireField};
 
 /// Version of this contract, `major << 16 | minor`. A driver refuses another major version.
-pub const CONTRACT_VERSION: u32 = 1 << 16 | 2;
+pub const CONTRACT_VERSION: u32 = 1 << 16 | 3;
 
 /// Size of the smallest unit that the device copies or accounts: one page of 4 KiB.
 pub const PAGE_SHIFT: u32 = 12;

@@ -20,6 +20,7 @@ use crate::config_space::{CONFIG_SIZE, ConfigSpace};
 use crate::dma::{DmaError, DmaMap, DmaMapping, LostMemory};
 use crate::engine::CopyEngine;
 use crate::host_memory::host_has_room;
+use crate::inject::{FaultSpec, Injector, Late, TooManyFaults};
 use crate::interrupt::{Interrupt, Vectors};
 use crate::mmu::{Context, FaultQueue, InvalidationEngine};
 use crate::msix::MsixTable;
@@ -179,6 +180,9 @@ impl Device {
             registers,
             may_master: AtomicBool::new(false),
             client: Client::default(),
+            inject: Injector::default(),
+            late: Late::default(),
+            gone: AtomicBool::new(false),
             resetting: Mutex::new(()),
             queue_stops: Occasional::default(),
             resets: Occasional::default(),
@@ -193,6 +197,12 @@ impl Device {
                 .serve(format!("hmmgpu-copy{queue}"), queue, CopyEngine::new())
                 .map_err(host("a thread for a copy engine"))?;
         }
+        let late = device.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("hmmgpu-late".to_owned())
+            .spawn(move || late.late.serve(|event| late.happens(event)))
+            .map_err(host("a thread for what happens late"))?;
+        device.engines.push(thread);
         if contexts > 0 {
             let name = "hmmgpu-invalidation".to_owned();
             device
@@ -235,12 +245,18 @@ impl Device {
 
     /// Reads configuration space; what lies outside reads all-ones.
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
+        if self.shared.is_gone() {
+            return data.fill(0xff);
+        }
         lock(&self.shared.config).read(offset, data);
     }
 
     /// Writes configuration space. Carries out a function-level reset, and waits for a copy in
     /// flight when bus mastering is taken away.
     pub fn config_write(&self, offset: u64, data: &[u8]) {
+        if self.shared.is_gone() {
+            return;
+        }
         let effect = {
             let mut config = lock(&self.shared.config);
             let effect = config.write(offset, data);
@@ -269,6 +285,9 @@ impl Device {
 
     /// Reads a BAR. What is not defined reads all-ones and is counted.
     pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) {
+        if self.shared.is_gone() {
+            return data.fill(0xff);
+        }
         let well = match bar {
             BAR_REGISTERS => self.read_registers(offset, data),
             BAR_MSIX => {
@@ -305,6 +324,9 @@ impl Device {
 
     /// Writes a BAR. What is not defined is ignored and counted.
     pub fn bar_write(&self, bar: u32, offset: u64, data: &[u8]) {
+        if self.shared.is_gone() {
+            return;
+        }
         let words = match bar {
             BAR_REGISTERS if offset.is_multiple_of(4) && matches!(data.len(), 4 | 8) => data,
             BAR_MSIX if lock(&self.shared.msix).write(offset, data) => return,
@@ -391,6 +413,20 @@ impl Device {
         self.shared.telemetry.observe(observer)
     }
 
+    /// Arms faults. What is to happen at once has happened when this returns.
+    ///
+    /// # Errors
+    /// There is no room for all of them: none is armed.
+    pub fn inject(&self, faults: Vec<FaultSpec>) -> Result<(), TooManyFaults> {
+        self.shared.arm(faults)
+    }
+
+    /// Disarms all faults. An engine that stands still for one goes on; a device that was gone is
+    /// there again, as after power-on.
+    pub fn clear_injected(&self) {
+        self.shared.disarm();
+    }
+
     /// A client of the transport is there, or has gone.
     pub fn client_connected(&self, connected: bool) {
         self.shared.client.connected(connected);
@@ -419,6 +455,7 @@ impl Device {
         self.shared.shutdown.store(true, Ordering::SeqCst);
         self.shared.stop_all();
         self.shared.compute.shut_down();
+        self.shared.late.shut_down();
         for engine in lock(&self.engines).drain(..) {
             // A panic of the thread has been reported by the panic hook already.
             let _ = engine.join();
@@ -442,6 +479,7 @@ impl Device {
             populating_bytes: self.shared.background.populating(),
             queues: self.shared.queues(&view),
             link,
+            injected: self.shared.inject.told(),
         }
     }
 }

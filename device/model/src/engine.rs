@@ -7,6 +7,7 @@ use crate::command::{Command, Fault, Other, Place, Source, Transfer};
 use crate::copy::{announce, copy, copy_from_buffer};
 use crate::dma::Access;
 use crate::group::{self, Kind};
+use crate::inject::Verdict;
 use crate::memory::Memory;
 use crate::queue::{Engine, Entry, Run, Stop};
 
@@ -40,7 +41,7 @@ impl Engine for CopyEngine {
         let Some((first, _)) = copy_of(entries.first()) else {
             return Ok(0);
         };
-        if first.bytes > group::BYTES / 2 {
+        if first.bytes > group::BYTES / 2 || run.shared.inject.any_transfer() {
             return Ok(0);
         }
         let kind = Kind::from(&first);
@@ -100,7 +101,11 @@ impl CopyEngine {
 
     fn transfer(&mut self, run: &mut Run<'_>, transfer: &Transfer) -> Result<(), Stop> {
         run.transfer_begins(transfer.into());
-        let result = self.copy(run, transfer);
+        let result = if run.shared.inject.any_transfer() {
+            self.copy_injected(run, transfer)
+        } else {
+            self.copy(run, transfer)
+        };
         let status = match &result {
             Ok(()) => Status::STATUS_OK,
             Err(Stop::Fault(fault)) => fault.status,
@@ -113,6 +118,20 @@ impl CopyEngine {
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// As [`Self::copy`], where something is armed that may go wrong with it.
+    fn copy_injected(&mut self, run: &mut Run<'_>, transfer: &Transfer) -> Result<(), Stop> {
+        match run.begin_injected(transfer)? {
+            Verdict::Go => self.copy(run, transfer),
+            Verdict::Fail => Err(Fault::from(Status::STATUS_HARDWARE).into()),
+            Verdict::NoVram => Err(Fault::from(Status::STATUS_NO_VRAM).into()),
+            Verdict::Skip => Ok(()),
+            Verdict::Corrupt(hit) => {
+                self.copy(run, transfer)?;
+                Ok(run.spoil(transfer, hit)?)
+            }
         }
     }
 

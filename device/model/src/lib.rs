@@ -17,6 +17,7 @@ mod engine;
 mod group;
 mod guest_memory;
 mod host_memory;
+mod inject;
 mod interrupt;
 mod kick;
 mod lost;
@@ -37,5 +38,6 @@ mod vram;
 
 pub use device::{Config, ConfigError, Counting, Device};
 pub use dma::{DmaError, DmaMapping, LostMemory, MAX_DMA_MAPS};
+pub use inject::{Action, FaultSpec, MAX_FAULTS, Part, SpecError, TooManyFaults, When};
 pub use interrupt::Interrupt;
 pub use reset::ResetCause;

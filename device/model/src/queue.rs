@@ -21,7 +21,7 @@ use std::thread::Thread;
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
 use hmmgpu_telemetry::Record;
-use hmmgpu_telemetry::snapshot::EngineState;
+use hmmgpu_telemetry::snapshot::{EngineState, FaultSite};
 
 use crate::clock::now_ns;
 use crate::command::{Fault, Fence, Transfer};
@@ -354,6 +354,16 @@ impl<'a> Run<'a> {
         self.kept.take();
     }
 
+    /// Its number.
+    pub(crate) fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Whether the run is allowed to go on.
+    pub(crate) fn lasts(&self) -> bool {
+        self.control.allows(self.setup.run)
+    }
+
     fn wait_for_permit(&self) -> Result<DmaView<'a>, Ended> {
         loop {
             if let Some(view) = self.control.permit(self.shared, self.setup.run)? {
@@ -613,6 +623,17 @@ impl<'a> Run<'a> {
             reserved: 0,
             time_ns: now_ns(),
         };
+        let record = if self.shared.inject.any(FaultSite::Fence) {
+            self.fence_injected(record)?
+        } else {
+            Some(record)
+        };
+        let Some(record) = record else {
+            // Lost: whoever waits for it waits in vain.
+            self.errors = FenceErrors::default();
+            return Ok(());
+        };
+        let sequence = record.sequence;
         let view = self.permit_or_abort()?;
         view.check(address, FenceRecord::SIZE as u64, Access::Write)?;
         let bytes = record.to_le_bytes();

@@ -17,6 +17,8 @@ pub enum ResetCause {
     VfioUser,
     /// The client went away.
     Disconnect,
+    /// A fault that was injected.
+    Injected,
 }
 
 impl ResetCause {
@@ -26,6 +28,7 @@ impl ResetCause {
             Self::Flr => ResetKind::Flr,
             Self::VfioUser => ResetKind::VfioUser,
             Self::Disconnect => ResetKind::Disconnect,
+            Self::Injected => ResetKind::Injected,
         }
     }
 }
@@ -53,6 +56,9 @@ impl Shared {
             registers,
             may_master: _, // by set_may_master
             client: _,     // whoever it is of
+            inject,
+            late: _, // by generation
+            gone: _, // which nothing but clearing the fault undoes
             resetting,
             queue_stops: _, // of all generations
             resets,
@@ -65,8 +71,9 @@ impl Shared {
             self.count_contexts();
             registers.generation()
         };
-        // The function as the bus sees it; a reset by register is the driver's own affair.
-        if cause != ResetCause::Register {
+        // The function as the bus sees it; a reset by register is the driver's own affair, and one of
+        // the device's own leaves the bus alone.
+        if !matches!(cause, ResetCause::Register | ResetCause::Injected) {
             let mut config = lock(config);
             config.reset();
             self.set_may_master(config.may_master());
@@ -84,6 +91,7 @@ impl Shared {
         }
         vectors.reset(disconnected);
         telemetry.reset(cause.kind(), generation, now_ns());
+        inject.reset(cause);
         background.scrub(generation);
         if let Some(times) = resets.count() {
             tracing::info!(?cause, generation, times, "reset");

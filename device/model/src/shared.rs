@@ -12,11 +12,13 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::regs::{ERROR_CONTEXT0, FAULT_QUEUE, INVALIDATION_QUEUE};
 use hmmgpu_telemetry::Telemetry;
+use hmmgpu_telemetry::snapshot::FaultSite;
 
 use crate::background::Background;
 use crate::compute::Compute;
 use crate::config_space::ConfigSpace;
 use crate::dma::{DmaMap, DmaView};
+use crate::inject::{Injector, Late};
 use crate::interrupt::Vectors;
 use crate::memory::Memory;
 use crate::mmu::{Context, FaultQueue};
@@ -52,6 +54,11 @@ pub(crate) struct Shared {
     pub(crate) registers: Arc<Mutex<Registers>>,
     pub(crate) may_master: AtomicBool,
     pub(crate) client: Client,
+    // Faults on purpose.
+    pub(crate) inject: Injector,
+    pub(crate) late: Late,
+    /// The device is not there any more.
+    pub(crate) gone: AtomicBool,
     /// Held by a reset from its beginning to its end.
     pub(crate) resetting: Mutex<()>,
     // For the logs.
@@ -83,12 +90,21 @@ impl Shared {
             return;
         }
         for vector in registers.vectors(causes) {
-            self.raise_vector(vector);
+            self.raise_vector(registers, vector);
         }
     }
 
-    /// Raises one vector. The caller knows that the function may.
-    pub(crate) fn raise_vector(&self, vector: u32) {
+    /// Raises one vector. The caller knows that the function may, and holds the lock of the
+    /// registers.
+    pub(crate) fn raise_vector(&self, registers: &Registers, vector: u32) {
+        if self.inject.any(FaultSite::Interrupt) {
+            self.raise_injected(registers, vector);
+        } else {
+            self.raise_now(vector);
+        }
+    }
+
+    pub(crate) fn raise_now(&self, vector: u32) {
         if self.vectors.raise(vector) {
             self.telemetry.counters.interrupt();
         }
@@ -212,6 +228,9 @@ impl Shared {
         let effect = {
             let mut registers = self.registers();
             let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            if self.is_gone() {
+                return;
+            }
             let effect = registers.write(offset, value);
             // Under the lock, so that engines see starts and stops in the order of the writes.
             match effect {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hmmgpu_model::{Config, ConfigError, Device};
+use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, TooManyFaults};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};
@@ -35,6 +35,8 @@ pub struct ServeOptions {
     pub control: Option<ControlOptions>,
     /// The trace; `None`: there is none.
     pub trace: Option<TraceOptions>,
+    /// Faults that are armed from the beginning.
+    pub inject: Vec<FaultSpec>,
 }
 
 /// Where a trace is written.
@@ -55,6 +57,9 @@ pub enum ServeError {
     /// There cannot be such a device.
     #[error(transparent)]
     Device(#[from] ConfigError),
+    /// More faults than can be.
+    #[error(transparent)]
+    Faults(#[from] TooManyFaults),
     /// The telemetry cannot be written.
     #[error("cannot write the telemetry to {output}, choose another file")]
     Telemetry {
@@ -133,6 +138,7 @@ impl Server {
             vram_bytes: options.vram_bytes,
             ..Config::default()
         })?;
+        device.inject(options.inject.clone())?;
         let socket = BoundSocket::bind(&options.socket)?;
         let control = options
             .control

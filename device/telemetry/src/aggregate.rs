@@ -13,7 +13,9 @@ use crate::events::{Event, EventLog};
 use crate::observer::{Observer, Source};
 use crate::processes::Processes;
 use crate::record::{NoteKind, Record, TransferKind};
-use crate::snapshot::{Compute, Events, Link, Mmu, Queue, SCHEMA, Snapshot};
+use crate::snapshot::{
+    Compute, Events, FaultAction, FaultSite, InjectedFault, Link, Mmu, Queue, SCHEMA, Snapshot,
+};
 use crate::spans::OpenSpans;
 use crate::vram_map::VramMap;
 use crate::windows::Windows;
@@ -29,10 +31,12 @@ pub enum ResetKind {
     VfioUser,
     /// Because the client went away.
     Disconnect,
+    /// By a fault that was injected.
+    Injected,
 }
 
 impl ResetKind {
-    const NAMES: [&'static str; 4] = ["register", "flr", "vfio_user", "disconnect"];
+    const NAMES: [&'static str; 5] = ["register", "flr", "vfio_user", "disconnect", "injected"];
 
     /// The name in a snapshot.
     pub fn name(self) -> &'static str {
@@ -54,7 +58,7 @@ struct State {
     errors: BTreeMap<Status, u64>,
     jobs: JobTable,
     faults: FaultTable,
-    resets: [u64; 4],
+    resets: [u64; 5],
     descriptors: u64,
     unmatched_spans: u64,
     lost_spans: u64,
@@ -73,6 +77,8 @@ pub struct Known {
     pub queues: Vec<Queue>,
     /// What the device is connected to.
     pub link: Link,
+    /// Faults that were armed.
+    pub injected: Vec<InjectedFault>,
 }
 
 /// All counters of one device.
@@ -108,7 +114,7 @@ impl Telemetry {
                 errors: BTreeMap::new(),
                 jobs: JobTable::default(),
                 faults: FaultTable::new(),
-                resets: [0; 4],
+                resets: [0; 5],
                 descriptors: 0,
                 unmatched_spans: 0,
                 lost_spans: 0,
@@ -162,6 +168,13 @@ impl Telemetry {
         }
     }
 
+    /// A fault was injected at `time_ns`.
+    pub fn injected(&self, site: FaultSite, action: FaultAction, time_ns: u64) {
+        if let Some(observer) = self.observer.get() {
+            observer.injected(site, action, time_ns);
+        }
+    }
+
     /// The device was reset, and is at `generation` since `time_ns`: open spans are lost, VRAM is
     /// free.
     pub fn reset(&self, kind: ResetKind, generation: u32, time_ns: u64) {
@@ -185,6 +198,7 @@ impl Telemetry {
             populating_bytes,
             queues,
             link,
+            injected,
         } = known;
         let state = self.state();
         let windows_dropped = state.windows.dropped();
@@ -232,6 +246,7 @@ impl Telemetry {
             },
             queues,
             link,
+            injected,
             trace: self.observer.get().map(|observer| observer.written()),
             windows,
             windows_dropped,

@@ -72,6 +72,13 @@ pub enum Command {
         #[serde(default = "some_events")]
         last: usize,
     },
+    /// Arms faults, all of them or none; see `docs/faults.md` for how they are written.
+    Inject {
+        /// The faults.
+        faults: Vec<String>,
+    },
+    /// Disarms all faults; a device that was gone is there again, as after power-on.
+    ClearInjected,
 }
 
 /// Events for whoever does not say how many.

@@ -12,6 +12,7 @@ pub mod control;
 mod counters;
 mod events;
 mod histogram;
+mod injected;
 mod observer;
 mod processes;
 mod record;

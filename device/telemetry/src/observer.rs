@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crate::aggregate::ResetKind;
 use crate::record::Record;
-use crate::snapshot::{QueueKind, Trace};
+use crate::snapshot::{FaultAction, FaultSite, QueueKind, Trace};
 
 /// Where records come from: a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,9 @@ pub trait Observer: Debug + Send + Sync {
 
     /// The device was reset and is at `generation` now.
     fn reset(&self, kind: ResetKind, generation: u32);
+
+    /// A fault was injected.
+    fn injected(&self, site: FaultSite, action: FaultAction, time_ns: u64);
 
     /// What came of it.
     fn written(&self) -> Trace;

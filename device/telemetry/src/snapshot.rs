@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::injected::{FaultAction, FaultOutcome, FaultSite, InjectedFault};
+
 /// Schema of this document.
 pub const SCHEMA: &str = "hmmgpu.telemetry/2";
 
@@ -80,6 +82,9 @@ pub struct Snapshot {
     pub mmu: Mmu,
     /// Jobs since the server started.
     pub compute: Compute,
+    /// Faults that were injected since the server started, as far as they are remembered.
+    #[serde(default)]
+    pub injected: Vec<InjectedFault>,
 }
 
 /// VRAM as the driver's notes describe it.
@@ -382,7 +387,7 @@ pub struct Events {
     pub splits: Vec<(u8, u64)>,
     /// Descriptors by how they ended, other than well: `[status name, descriptors]`.
     pub descriptor_errors: Vec<(String, u64)>,
-    /// Resets by cause: `[register | flr | vfio_user | disconnect, resets]`.
+    /// Resets by cause: `[register | flr | vfio_user | disconnect | injected, resets]`.
     pub resets: Vec<(String, u64)>,
     /// Descriptors seen.
     pub descriptors: u64,

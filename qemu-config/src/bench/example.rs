@@ -136,5 +136,6 @@ pub(crate) fn snapshot(windows: Vec<Window>) -> Snapshot {
         windows_dropped: 0,
         mmu: snapshot::Mmu::default(),
         compute: snapshot::Compute::default(),
+        injected: vec![],
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hmmgpu_images::KernelSpec;
+use hmmgpu_server::FaultSpec;
 
 use super::telemetry::TelemetryArgs;
 use super::values::{cpus, duration, gpus, kernel_arg, memory, vram};
@@ -53,6 +54,10 @@ pub struct MachineArgs {
         hide_default_value = true
     )]
     pub driver_params: String,
+    /// Make something go wrong in the devices, for example copy:fail@100; can be given several times.
+    /// See 'hmmgpu inject --help'.
+    #[arg(long, value_name = "FAULT")]
+    pub inject: Vec<FaultSpec>,
     /// Give up after this time, for example 90, 90s, 10m or 1h.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,

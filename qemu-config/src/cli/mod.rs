@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod doctor;
+mod inject;
 mod kernel;
 mod machine;
 mod report;
@@ -25,6 +26,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use bench::{AlternateArgs, BenchArgs};
 pub use compare::{CompareArgs, CompareFormat, JudgeArgs};
 pub use doctor::DoctorArgs;
+pub use inject::InjectArgs;
 pub use kernel::{KernelArgs, KernelBuildArgs, KernelCommand, KernelListArgs};
 pub use machine::MachineArgs;
 pub use report::ReportArgs;
@@ -104,6 +106,9 @@ pub enum Command {
     /// Watch what the GPUs do, live.
     #[command(after_help = top::HELP)]
     Top(TopArgs),
+    /// Make something go wrong in a GPU that runs.
+    #[command(after_help = inject::HELP)]
+    Inject(InjectArgs),
     /// Build kernels for guests that find the driver's mistakes, and list them.
     #[command(after_help = kernel::HELP)]
     Kernel(KernelArgs),
@@ -205,6 +210,12 @@ mod tests {
             (
                 &["kernel", "build", "--debug", "--source", "debian:x"],
                 "two numbers",
+            ),
+            (&["inject"], "FAULT"),
+            (&["inject", "copy:burn"], "fail, corrupt"),
+            (
+                &["serve", "--socket", "x", "--inject", "copy"],
+                "SITE:ACTION",
             ),
             (&["compare"], "A.json"),
             (&["compare", "a", "b", "--threshold", "x"], "0% to 99%"),

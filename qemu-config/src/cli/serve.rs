@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use hmmgpu_server::FaultSpec;
 
 use super::telemetry::TelemetryArgs;
 use super::values::vram;
@@ -43,6 +44,10 @@ pub struct ServeArgs {
     /// What smi and top call this device.
     #[arg(long, value_name = "TEXT", default_value = "serve")]
     pub label: String,
+    /// Make something go wrong, for example copy:fail@100; can be given several times. See
+    /// 'hmmgpu inject --help'.
+    #[arg(long, value_name = "FAULT")]
+    pub inject: Vec<FaultSpec>,
     /// Who is told while it works.
     #[command(flatten)]
     pub outputs: TelemetryArgs,

@@ -4,6 +4,7 @@ mod alternate;
 mod bench;
 mod compare;
 mod doctor;
+mod inject;
 mod kernel;
 mod output;
 mod report;
@@ -69,6 +70,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
         Command::Smi(args) => smi::smi(args, &interrupt),
         Command::Top(args) => top::top(args, &interrupt),
+        Command::Inject(args) => inject::inject(args),
         Command::Kernel(args) => kernel::kernel(args, &ui, &interrupt),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Serve(_) => return exit::HOST,
@@ -210,6 +212,7 @@ fn vm_options(
     profile.vram = args.vram.unwrap_or(profile.vram);
     profile.gpus = args.gpus.unwrap_or(profile.gpus);
     profile.cpus = args.cpus.or(profile.cpus);
+    profile.inject.extend_from_slice(&args.inject);
     let mut options = VmOptions::new(profile);
     options.kernel_args.clone_from(&args.kernel_args);
     options.timeout = args.timeout;

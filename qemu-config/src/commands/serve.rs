@@ -55,6 +55,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
             path,
             label: args.label.clone(),
         }),
+        inject: args.inject.clone(),
     };
     let metrics = args.outputs.metrics.map(|address| {
         MetricsListener::bind(address)

@@ -257,6 +257,9 @@ impl<'a> Attempt<'a> {
         command
             .arg("--vram")
             .arg(self.vm.options.profile.vram.to_string());
+        for fault in &self.vm.options.profile.inject {
+            command.arg("--inject").arg(fault.to_string());
+        }
         let sender = self.sender.clone();
         let mut server = Process::spawn("device server", command, move |status| {
             let _ = sender.send(Message::ServerExited(status));

@@ -94,6 +94,7 @@ pub(crate) fn before() -> Snapshot {
         windows_dropped: 0,
         mmu: mmu(),
         compute: Compute::default(),
+        injected: Vec::new(),
     }
 }
 

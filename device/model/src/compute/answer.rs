@@ -138,7 +138,7 @@ impl Run {
             let vector = registers.job_interrupt(self.number);
             publish()?;
             if let Some(vector) = vector {
-                turn.shared.raise_vector(vector);
+                turn.shared.raise_vector(&registers, vector);
             }
         } else {
             publish()?;

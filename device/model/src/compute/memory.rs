@@ -1,6 +1,7 @@
 //! What a kernel sees of memory: pieces at virtual addresses, or the reason why there is none.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hmmgpu_contract::mmu::FaultAccess;
 use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
@@ -18,6 +19,10 @@ pub(crate) enum Halt {
     Dma(Fault),
     /// An address that was found in memory is not aligned.
     Misaligned,
+    /// The translation takes so long: it is to be tried again then.
+    Late(Duration),
+    /// The translation never comes.
+    Lost,
 }
 
 impl From<MmuFault> for Halt {

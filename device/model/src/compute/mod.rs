@@ -17,6 +17,8 @@ mod work;
 
 use std::sync::{Arc, Mutex};
 
+pub(crate) use self::memory::Halt;
+
 use self::kernels::Scratch;
 use self::run::Slot;
 use self::schedule::Schedule;

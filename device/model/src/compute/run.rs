@@ -18,6 +18,7 @@ use super::work::{Job, Worked};
 use crate::clock::now_ns;
 use crate::command::Fault;
 use crate::dma::{Access, DmaView};
+use crate::inject::Held;
 use crate::kick::ask_then_look;
 use crate::mmu::{Context, MmuCounts};
 use crate::queue::Stop;
@@ -118,6 +119,8 @@ pub(super) struct Run {
     /// Index of the job that is worked on, or comes next.
     pub(super) consumer: u32,
     pub(super) job: Option<Job>,
+    /// A translation for it comes late, or never.
+    pub(super) held: Option<Held>,
     poll: Duration,
     /// What telemetry has not seen yet.
     pub(super) counts: MmuCounts,
@@ -133,6 +136,7 @@ impl Run {
             need_kick: false,
             consumer: 0,
             job: None,
+            held: None,
             poll: POLL_MAX,
             counts: MmuCounts::default(),
             records: Vec::new(),

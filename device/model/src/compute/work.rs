@@ -1,9 +1,11 @@
 //! Working on a job: steps, and the faults in between.
 
+use std::time::Instant;
+
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultAccess;
 use hmmgpu_telemetry::Record;
-use hmmgpu_telemetry::snapshot::{Access as AccessName, Kernel as Name, Outcome};
+use hmmgpu_telemetry::snapshot::{Access as AccessName, FaultSite, Kernel as Name, Outcome};
 use vm_memory::VolatileSlice;
 
 use super::answer::End;
@@ -15,9 +17,11 @@ use crate::clock::now_ns;
 use crate::command::Place;
 use crate::copy;
 use crate::dma::Access;
+use crate::inject::{Event, Held};
 use crate::memory::Memory as BothApertures;
 use crate::mmu::{MmuFault, Resolution, Space};
 use crate::queue::Stop;
+use crate::shared::Shared;
 
 /// A fault that a job waits for.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +86,7 @@ pub(super) enum Worked {
 struct Reach<'m, 'space> {
     space: &'m Space<'space>,
     memory: BothApertures<'m>,
+    shared: &'m Shared,
 }
 
 impl<'m> Memory<'m> for Reach<'m, '_> {
@@ -91,6 +96,9 @@ impl<'m> Memory<'m> for Reach<'m, '_> {
         len: usize,
         access: FaultAccess,
     ) -> Result<VolatileSlice<'m>, Halt> {
+        if self.shared.inject.any(FaultSite::Translation) {
+            self.shared.translation_injected(address, access)?;
+        }
         Ok(self.space.slice(self.memory, address, len, access)?)
     }
 
@@ -130,6 +138,10 @@ impl Run {
 
     /// Works on the job for one step, unless it waits.
     pub(super) fn work(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) -> Result<Worked, Stop> {
+        if self.held.is_some_and(|held| held.lasts(turn.shared)) {
+            return Ok(Worked::Waits);
+        }
+        self.held = None;
         let waiting = self.job.as_ref().and_then(|job| job.waiting);
         match self.resolved(turn) {
             Some(Resolution::Replay) => {}
@@ -189,6 +201,7 @@ impl Run {
         let mut reach = Reach {
             space: &space,
             memory: turn.shared.memory(&view),
+            shared: turn.shared,
         };
         let step = job.kernel.step(&mut job.progress, &mut reach, scratch);
         let counts = space.take_counts();
@@ -221,6 +234,18 @@ impl Run {
                 }
             }
             Halt::Misaligned => End::from(Status::STATUS_MISALIGNED),
+            Halt::Late(time) => {
+                let wake = Event::Wake(self.number);
+                if turn.shared.late.put(time, wake).is_some() {
+                    return Ok(Worked::GoesOn);
+                }
+                self.held = Some(Held::Until(Instant::now() + time));
+                return Ok(Worked::Waits);
+            }
+            Halt::Lost => {
+                self.held = Some(Held::Cleared(turn.shared.inject.clears()));
+                return Ok(Worked::Waits);
+            }
             Halt::Dma(fault) => {
                 self.report(turn, fault, false)?;
                 End::from(fault.status)

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use hmmgpu_contract::mmu::FaultRecord;
 use hmmgpu_contract::regs::FAULT_QUEUE;
 use hmmgpu_telemetry::Record;
-use hmmgpu_telemetry::snapshot::EngineState;
+use hmmgpu_telemetry::snapshot::{EngineState, FaultSite};
 
 use super::MmuFault;
 use crate::clock::now_ns;
@@ -27,10 +27,10 @@ use crate::status::source;
 
 /// A fault that the driver has not been told of.
 #[derive(Clone, Copy, Debug)]
-struct Untold {
+pub(crate) struct UntoldFault {
     /// The run of its context.
     run: u64,
-    record: FaultRecord,
+    pub(crate) record: FaultRecord,
 }
 
 /// One run of the queue.
@@ -50,7 +50,7 @@ struct State {
     /// Of the last fault.
     sequence: u64,
     run: Run,
-    untold: VecDeque<Untold>,
+    untold: VecDeque<UntoldFault>,
 }
 
 /// The queue.
@@ -93,7 +93,13 @@ impl FaultQueue {
         state
             .untold
             .retain(|untold| untold.record.context != context);
-        state.untold.push_back(Untold { run, record });
+        let fault = UntoldFault { run, record };
+        let fault = if shared.inject.any(FaultSite::Fault) {
+            shared.fault_injected(fault)
+        } else {
+            Some(fault)
+        };
+        state.untold.extend(fault);
         self.tell(shared, view, &mut state);
         if !state.untold.is_empty() {
             shared.telemetry.counters.fault_queue_full();
@@ -105,6 +111,19 @@ impl FaultQueue {
     pub(crate) fn deliver(&self, shared: &Shared) {
         let view = shared.dma.view();
         self.tell(shared, &view, &mut lock(&self.state));
+    }
+
+    /// Tells the driver of a fault that was kept back, if its context still runs.
+    pub(crate) fn tell_late(&self, shared: &Shared, fault: UntoldFault) {
+        let view = shared.dma.view();
+        let mut state = lock(&self.state);
+        // No context has two: a newer one has taken its place.
+        let context = fault.record.context;
+        let newer = |untold: &UntoldFault| untold.record.context == context;
+        if !state.untold.iter().any(newer) {
+            state.untold.push_back(fault);
+        }
+        self.tell(shared, &view, &mut state);
     }
 
     /// Everything as after power-on. The queue is stopped, and nobody reports.

@@ -11,7 +11,7 @@ mod tlb;
 mod walk;
 
 pub(crate) use context::Context;
-pub(crate) use faults::FaultQueue;
+pub(crate) use faults::{FaultQueue, UntoldFault};
 pub(crate) use invalidation::InvalidationEngine;
 pub(crate) use pending::{PendingFault, Resolution};
 pub(crate) use space::{AddressSpace, MmuCounts, Space};

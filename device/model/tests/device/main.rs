@@ -6,6 +6,7 @@ mod dma;
 mod fields;
 mod handshake;
 mod hostile;
+mod inject;
 mod interrupts;
 mod lost_memory;
 mod mmu;

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hmmgpu_model::{FaultSpec, SpecError};
 use hmmgpu_telemetry::control::{Answer, Command, INTERVAL_MS, MAX_REQUEST_BYTES, Reply, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -97,8 +98,24 @@ async fn answer(
             *subscription = None;
             Answer::Done {}
         }
+        Command::Inject { faults } => match inject(shared, &faults) {
+            Ok(()) => Answer::Done {},
+            Err(why) => Answer::Error(why),
+        },
+        Command::ClearInjected => {
+            shared.device.clear_injected();
+            Answer::Done {}
+        }
     };
     send(writer, id, answer).await
+}
+
+/// Arms faults, all of them or none.
+fn inject(shared: &Shared, faults: &[String]) -> Result<(), String> {
+    let faults: Result<Vec<FaultSpec>, _> = faults.iter().map(|fault| fault.parse()).collect();
+    let faults = faults.map_err(|error: SpecError| error.to_string())?;
+    let armed = shared.device.inject(faults);
+    armed.map_err(|error| error.to_string())
 }
 
 async fn send(writer: &mut OwnedWriteHalf, id: u64, answer: Answer) -> io::Result<()> {

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use hmmgpu_telemetry::snapshot::Trace;
+use hmmgpu_telemetry::snapshot::{FaultAction, FaultSite, Trace};
 use hmmgpu_telemetry::{Observer, Record, ResetKind, Source};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
@@ -47,6 +47,12 @@ enum Message {
     Reset {
         kind: ResetKind,
         generation: u32,
+        time_ns: u64,
+    },
+    /// A fault was injected.
+    Injected {
+        site: FaultSite,
+        action: FaultAction,
         time_ns: u64,
     },
     /// The trace ends.
@@ -160,6 +166,15 @@ impl Observer for Tracer {
         self.send(message, 1);
     }
 
+    fn injected(&self, site: FaultSite, action: FaultAction, time_ns: u64) {
+        let message = Message::Injected {
+            site,
+            action,
+            time_ns,
+        };
+        self.send(message, 1);
+    }
+
     fn written(&self) -> Trace {
         Trace {
             events: self.counts.events.load(Ordering::Relaxed),
@@ -203,7 +218,7 @@ fn write(
     for message in receiver.try_iter() {
         let records = match message {
             Message::Records { records, .. } => records.len() as u64,
-            Message::Reset { .. } => 1,
+            Message::Reset { .. } | Message::Injected { .. } => 1,
             Message::End => 0,
         };
         counts.dropped.fetch_add(records, Ordering::Relaxed);
@@ -231,6 +246,11 @@ fn write_all(
                 generation,
                 time_ns,
             }) => scribe.reset(kind, generation, time_ns)?,
+            Ok(Message::Injected {
+                site,
+                action,
+                time_ns,
+            }) => scribe.injected(site, action, time_ns)?,
             Err(RecvTimeoutError::Timeout) => scribe.idle(now_ns())?,
             Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
         }

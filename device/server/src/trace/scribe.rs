@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use hmmgpu_contract::PAGE_SHIFT;
 use hmmgpu_contract::desc::Status;
-use hmmgpu_telemetry::snapshot::{Direction, QueueKind, Trigger};
+use hmmgpu_telemetry::snapshot::{Direction, FaultAction, FaultSite, QueueKind, Trigger};
 use hmmgpu_telemetry::{
     MAX_OPEN_SPANS, MAX_PROCESSES, NoteKind, PhaseTimes, Record, ResetKind, Source, TransferKind,
 };
@@ -431,6 +431,19 @@ impl<'a, W: Write> Scribe<'a, W> {
         self.advance(time_ns)?;
         let args = json!({ "cause": kind.name(), "generation": generation });
         self.writer.instant(None, "reset", "reset", time_ns, args)
+    }
+
+    /// A fault was injected.
+    pub(super) fn injected(
+        &mut self,
+        site: FaultSite,
+        action: FaultAction,
+        time_ns: u64,
+    ) -> io::Result<()> {
+        self.advance(time_ns)?;
+        let args = json!({ "site": site, "action": action });
+        self.writer
+            .instant(None, "injected", "injected", time_ns, args)
     }
 
     /// Tells the counters of all intervals that are over.

@@ -410,3 +410,34 @@ fn its_path_is_treated_as_the_other_sockets() {
         "{error:?}"
     );
 }
+
+#[test]
+fn faults_are_armed_all_or_none_and_cleared() {
+    let server = Running::start();
+    let mut reader = Reader::connect(&server.control);
+    reader.send("{\"id\":1,\"command\":\"inject\",\"faults\":[\"copy:fail@9\",\"gpu:gone@5\"]}\n");
+    let done = Reply {
+        id: 1,
+        answer: Answer::Done {},
+    };
+    assert_eq!(reader.reply(), done);
+    reader.send("{\"id\":2,\"command\":\"inject\",\"faults\":[\"copy:drop\",\"copy:burn\"]}\n");
+    let why = reader.error(2);
+    assert!(why.contains("'copy:burn' is not a fault"), "{why}");
+    let many = vec!["copy:drop"; 63];
+    let many = serde_json::json!({ "id": 3, "command": "inject", "faults": many });
+    reader.send(format!("{many}\n"));
+    let why = reader.error(3);
+    assert!(why.contains("64 faults can be armed"), "{why}");
+    let armed = |snapshot: Snapshot| {
+        let armed = snapshot.injected.into_iter().filter(|fault| fault.armed);
+        armed.map(|fault| fault.spec).collect::<Vec<_>>()
+    };
+    reader.send(SNAPSHOT);
+    assert_eq!(armed(reader.snapshot(1)), ["copy:fail@9", "gpu:gone@5"]);
+    reader.send("{\"id\":1,\"command\":\"clear_injected\"}\n");
+    assert_eq!(reader.reply(), done);
+    reader.send(SNAPSHOT);
+    assert_eq!(armed(reader.snapshot(1)), Vec::<String>::new());
+    server.stop();
+}

@@ -91,6 +91,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         telemetry: None,
         control: None,
         trace: None,
+        inject: Vec::new(),
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultReason;
 use hmmgpu_telemetry::snapshot::{
-    Access, Direction, EngineState, Kernel, Link, Outcome, Queue, QueueKind, Trigger,
+    Access, Direction, EngineState, FaultAction, FaultOutcome, FaultSite, InjectedFault, Kernel,
+    Link, Outcome, Queue, QueueKind, Trigger,
 };
 use hmmgpu_telemetry::{
     FallbackReason, Known, NoteKind, PhaseTimes, ProcessName, Record, Source, Telemetry,
@@ -158,6 +159,16 @@ pub(crate) fn document() -> String {
             msix: true,
             driver: true,
         },
+        injected: vec![InjectedFault {
+            spec: "copy:delay=50ms@2".to_owned(),
+            site: FaultSite::Copy,
+            action: FaultAction::Delay,
+            armed: false,
+            seen: 2,
+            hits: 1,
+            last_ns: STARTED_NS + 2_000_000,
+            outcomes: vec![(FaultOutcome::Late, 1)],
+        }],
     };
     let counters = &telemetry.counters;
     for _ in 0..3 {

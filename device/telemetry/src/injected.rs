@@ -1,0 +1,96 @@
+//! What was made to go wrong on purpose.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a fault is injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FaultSite {
+    /// A COPY or FILL.
+    Copy,
+    /// A FENCE of a copy queue or of the invalidation queue.
+    Fence,
+    /// An interrupt.
+    Interrupt,
+    /// A record for the fault queue.
+    Fault,
+    /// The translation of an address for a job.
+    Translation,
+    /// A copy engine, when it begins a COPY or FILL.
+    Engine,
+    /// A COPY or FILL into VRAM.
+    Vram,
+    /// The device as a whole, when it begins a COPY or FILL.
+    Gpu,
+}
+
+/// What is made to go wrong there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FaultAction {
+    /// It ends with an error.
+    Fail,
+    /// It is done wrong.
+    Corrupt,
+    /// It is done late.
+    Delay,
+    /// It is not done, and nobody is told.
+    Drop,
+    /// The engine stands still.
+    Hang,
+    /// There is no VRAM from an offset on.
+    Full,
+    /// The device resets itself.
+    Reset,
+    /// The device is not there any more.
+    Gone,
+}
+
+/// What came of an injected fault, as far as the device can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FaultOutcome {
+    /// The driver was told of an error.
+    Told,
+    /// The driver was told that all is well, which is not so.
+    Untold,
+    /// It was done late.
+    Late,
+    /// It was never done.
+    Lost,
+    /// The device reset itself.
+    Reset,
+    /// The device was gone.
+    Gone,
+    /// Afterwards the driver reset the device by its register.
+    ResetByDriver,
+    /// Afterwards the function was reset, by the guest or by the client.
+    ResetByBus,
+    /// Afterwards the client went away.
+    ClientLeft,
+}
+
+/// A fault that was armed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
+pub struct InjectedFault {
+    /// What was asked for.
+    pub spec: String,
+    /// Where.
+    pub site: FaultSite,
+    /// What.
+    pub action: FaultAction,
+    /// It may hit again.
+    pub armed: bool,
+    /// Times that it could have hit since it was armed.
+    pub seen: u64,
+    /// Times that it hit.
+    pub hits: u64,
+    /// When it hit last, on the host's monotonic clock in nanoseconds; 0: not yet.
+    pub last_ns: u64,
+    /// What came of it: `[outcome, times]`.
+    pub outcomes: Vec<(FaultOutcome, u64)>,
+}

@@ -1,0 +1,50 @@
+//! Arguments of `hmmgpu inject`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use hmmgpu_server::FaultSpec;
+
+pub(super) const HELP: &str = "\
+Examples:
+  hmmgpu inject copy:fail@100
+  hmmgpu inject copy.dev_to_sys:corrupt@every:50 'fence:delay=50ms@rate:0.01*20'
+  hmmgpu inject engine:hang@5
+  hmmgpu inject gpu:gone --gpu 1
+  hmmgpu inject --list
+  hmmgpu inject --clear
+
+A fault is SITE[.PART]:ACTION[@WHEN][*TIMES]:
+  copy[.sys_to_dev|.dev_to_sys|.dev_to_dev|.sys_to_sys]:fail|corrupt|drop|delay=TIME
+  fence[.copy|.invalidation]:fail|corrupt|drop|delay=TIME
+  translation:fail|corrupt|drop|delay=TIME
+  interrupt|fault:corrupt|drop|delay=TIME
+  engine:hang[=TIME]   vram:full=SIZE   gpu:reset|gone
+WHEN is N (the Nth from now, once), every:N, or rate:P[,seed:S] (each with that probability).
+Engine, VRAM and GPU count copies. docs/faults.md says what each does and what comes of it.
+
+Without --gpu or --control there must be one GPU that runs. Exits with 1 when there is none, or the
+server refuses. Other codes: see 'hmmgpu --help'.";
+
+/// See [`Command::Inject`](super::Command::Inject).
+#[derive(Debug, Args)]
+pub struct InjectArgs {
+    /// What is to go wrong.
+    #[arg(value_name = "FAULT", required_unless_present_any = ["list", "clear"])]
+    pub faults: Vec<FaultSpec>,
+    /// The GPU of this number, as 'hmmgpu smi' shows them.
+    #[arg(long, value_name = "N", conflicts_with = "control")]
+    pub gpu: Option<usize>,
+    /// The GPU of this control socket.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Disarm all faults first; a GPU that was gone is there again, as after power-on.
+    #[arg(long)]
+    pub clear: bool,
+    /// Then show what was armed, and what came of it.
+    #[arg(long)]
+    pub list: bool,
+    /// Show it as JSON.
+    #[arg(long, requires = "list")]
+    pub json: bool,
+}
