@@ -95,7 +95,7 @@ impl Shared {
         let outcome = match hit.action {
             Action::Drop => FaultOutcome::Lost,
             Action::Corrupt => {
-                self.raise_now((vector + 1) % u32::from(MSIX_VECTORS));
+                self.raise_now((vector + 1) % MSIX_VECTORS);
                 FaultOutcome::Lost
             }
             Action::Delay(time) => {
@@ -126,10 +126,7 @@ impl Shared {
                 (FaultOutcome::Untold, Some(fault))
             }
             Action::Delay(time) => {
-                let told = match self.late.put(time, Event::Fault(fault)) {
-                    Some(_) => Some(fault),
-                    None => None,
-                };
+                let told = self.late.put(time, Event::Fault(fault)).map(|_| fault);
                 (FaultOutcome::Late, told)
             }
             _ => return Some(fault),
