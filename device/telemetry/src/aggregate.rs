@@ -14,7 +14,8 @@ use crate::observer::{Observer, Source};
 use crate::processes::Processes;
 use crate::record::{NoteKind, Record, TransferKind};
 use crate::snapshot::{
-    Compute, Events, FaultAction, FaultSite, InjectedFault, Link, Mmu, Queue, SCHEMA, Snapshot,
+    Compute, Events, FaultAction, FaultOutcome, FaultSite, InjectedFault, Link, Mmu, Queue, SCHEMA,
+    Snapshot,
 };
 use crate::spans::OpenSpans;
 use crate::vram_map::VramMap;
@@ -59,6 +60,7 @@ struct State {
     jobs: JobTable,
     faults: FaultTable,
     resets: [u64; 5],
+    injected: BTreeMap<(FaultSite, FaultAction), u64>,
     descriptors: u64,
     unmatched_spans: u64,
     lost_spans: u64,
@@ -115,6 +117,7 @@ impl Telemetry {
                 jobs: JobTable::default(),
                 faults: FaultTable::new(),
                 resets: [0; 5],
+                injected: BTreeMap::new(),
                 descriptors: 0,
                 unmatched_spans: 0,
                 lost_spans: 0,
@@ -168,11 +171,26 @@ impl Telemetry {
         }
     }
 
-    /// A fault was injected at `time_ns`.
-    pub fn injected(&self, site: FaultSite, action: FaultAction, time_ns: u64) {
+    /// A fault was injected at `time_ns`; this came of it.
+    pub fn injected(
+        &self,
+        site: FaultSite,
+        action: FaultAction,
+        outcome: FaultOutcome,
+        time_ns: u64,
+    ) {
         if let Some(observer) = self.observer.get() {
             observer.injected(site, action, time_ns);
         }
+        let hits = {
+            let mut state = self.state();
+            let hits = state.injected.entry((site, action)).or_default();
+            *hits += 1;
+            *hits
+        };
+        let (site, action, outcome) = (site.name(), action.name(), outcome.name());
+        let text = format!("{site}:{action}, hit {hits} of its kind: {outcome}");
+        self.tell(time_ns, None, "injected", &text);
     }
 
     /// The device was reset, and is at `generation` since `time_ns`: open spans are lost, VRAM is
@@ -224,6 +242,13 @@ impl Telemetry {
                     .errors
                     .iter()
                     .map(|(status, count)| (format!("{status:?}"), *count))
+                    .collect(),
+                injected: state
+                    .injected
+                    .iter()
+                    .map(|((site, action), hits)| {
+                        (format!("{}:{}", site.name(), action.name()), *hits)
+                    })
                     .collect(),
                 resets: ResetKind::NAMES
                     .iter()

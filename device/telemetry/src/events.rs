@@ -31,7 +31,7 @@ pub struct Event {
     /// Queue or context that it is about; null: the device.
     pub queue: Option<EventQueue>,
     /// What kind it is of: `transfer`, `span`, `note`, `fence`, `job`, `fault`, `fallback`, `process`,
-    /// `mark`, `error`, `reset`, or what another part of the device calls its own.
+    /// `mark`, `error`, `reset`, `injected`, or what another part of the device calls its own.
     pub event: String,
     /// The rest, for a person.
     pub text: String,

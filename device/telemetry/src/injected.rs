@@ -25,6 +25,22 @@ pub enum FaultSite {
     Gpu,
 }
 
+impl FaultSite {
+    /// The name in a snapshot.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Fence => "fence",
+            Self::Interrupt => "interrupt",
+            Self::Fault => "fault",
+            Self::Translation => "translation",
+            Self::Engine => "engine",
+            Self::Vram => "vram",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
 /// What is made to go wrong there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
@@ -46,6 +62,22 @@ pub enum FaultAction {
     Reset,
     /// The device is not there any more.
     Gone,
+}
+
+impl FaultAction {
+    /// The name in a snapshot.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Corrupt => "corrupt",
+            Self::Delay => "delay",
+            Self::Drop => "drop",
+            Self::Hang => "hang",
+            Self::Full => "full",
+            Self::Reset => "reset",
+            Self::Gone => "gone",
+        }
+    }
 }
 
 /// What came of an injected fault, as far as the device can see.
@@ -71,6 +103,23 @@ pub enum FaultOutcome {
     ResetByBus,
     /// Afterwards the client went away.
     ClientLeft,
+}
+
+impl FaultOutcome {
+    /// The name in a snapshot.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::Untold => "untold",
+            Self::Late => "late",
+            Self::Lost => "lost",
+            Self::Reset => "reset",
+            Self::Gone => "gone",
+            Self::ResetByDriver => "reset_by_driver",
+            Self::ResetByBus => "reset_by_bus",
+            Self::ClientLeft => "client_left",
+        }
+    }
 }
 
 /// A fault that was armed.

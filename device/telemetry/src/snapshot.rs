@@ -389,6 +389,9 @@ pub struct Events {
     pub descriptor_errors: Vec<(String, u64)>,
     /// Resets by cause: `[register | flr | vfio_user | disconnect | injected, resets]`.
     pub resets: Vec<(String, u64)>,
+    /// Faults that were injected: `[site:action, hits]`.
+    #[serde(default)]
+    pub injected: Vec<(String, u64)>,
     /// Descriptors seen.
     pub descriptors: u64,
     /// Fences written.

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use hmmgpu_telemetry::snapshot::InjectedFault;
-use serde::Serialize;
 
 use super::Error;
 use crate::cli::InjectArgs;
@@ -82,7 +81,7 @@ fn list(faults: &[InjectedFault], json: bool) -> anyhow::Result<String> {
         let outcomes: Vec<_> = fault
             .outcomes
             .iter()
-            .map(|(outcome, times)| format!("{} {times}", name(outcome)))
+            .map(|(outcome, times)| format!("{} {times}", outcome.name()))
             .collect();
         text += &format!(
             "{:width$}  {:5}  {:8}  {:8}  {}\n",
@@ -94,14 +93,6 @@ fn list(faults: &[InjectedFault], json: bool) -> anyhow::Result<String> {
         );
     }
     Ok(text)
-}
-
-/// The name that a value has in snapshots.
-fn name(value: impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
-    }
 }
 
 fn print(text: &str) -> std::io::Result<()> {

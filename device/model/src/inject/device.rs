@@ -31,7 +31,7 @@ impl Shared {
     pub(crate) fn injected(&self, hit: &Hit, outcome: FaultOutcome) {
         let (site, action) = (hit.site, hit.action.kind());
         self.inject.came(site, action, outcome);
-        self.telemetry.injected(site, action, now_ns());
+        self.telemetry.injected(site, action, outcome, now_ns());
         tracing::info!(?site, ?action, number = hit.number, "fault injected");
     }
 

@@ -67,8 +67,14 @@ fn a_copy_that_fails_says_so_and_the_next_one_does_not() {
     let fault = told(driver.function());
     assert_eq!((fault.seen, fault.hits, fault.armed), (2, 1, false));
     assert_eq!(fault.outcomes, [(FaultOutcome::Told, 1)]);
-    let errors = driver.function().snapshot().events.descriptor_errors;
-    assert_eq!(errors, [("STATUS_HARDWARE".to_owned(), 1)]);
+    let events = driver.function().snapshot().events;
+    let errors = [("STATUS_HARDWARE".to_owned(), 1)];
+    assert_eq!(events.descriptor_errors, errors);
+    assert_eq!(events.injected, [("copy:fail".to_owned(), 1)]);
+    let told = driver.function().last_events(64);
+    let told = told.iter().find(|event| event.event == "injected");
+    let text = told.map(|event| event.text.as_str());
+    assert_eq!(text, Some("copy:fail, hit 1 of its kind: told"));
 }
 
 #[test]

@@ -41,6 +41,12 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("hmmgpu_resets_total", "", "Resets by cause.", |to, from| {
         each_named(to, "cause", &from.events.resets);
     }),
+    counter(
+        "hmmgpu_injected_faults_total",
+        "",
+        "Faults that were injected, by site and action as site:action.",
+        |to, from| each_named(to, "fault", &from.events.injected),
+    ),
     counter("hmmgpu_fences_total", "", "Fences written.", |to, from| {
         to.put(&[], from.events.fences);
     }),
