@@ -202,7 +202,7 @@ impl Device {
             .name("hmmgpu-late".to_owned())
             .spawn(move || late.late.serve(|event| late.happens(event)))
             .map_err(host("a thread for what happens late"))?;
-        device.engines.push(thread);
+        lock(&device.engines).push(thread);
         if contexts > 0 {
             let name = "hmmgpu-invalidation".to_owned();
             device
