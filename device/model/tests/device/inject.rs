@@ -16,6 +16,7 @@ use crate::compute::world::{ALL, BASE, assert_done, world};
 use crate::rig::{MIB, Mock, PAGE, assert_clean, assert_one, mock, pattern};
 
 const VECTOR: u32 = 1;
+const PAGE_BYTES: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn arm(device: &Arc<Device>, fault: &str) {
@@ -79,7 +80,7 @@ fn a_copy_that_fails_says_so_and_the_next_one_does_not() {
 
 #[test]
 fn a_copy_that_is_wrong_or_not_done_ends_well() {
-    for (fault, wrong) in [("copy:corrupt@2", 1), ("copy:drop@2", PAGE as usize)] {
+    for (fault, wrong) in [("copy:corrupt@2", 1), ("copy:drop@2", PAGE_BYTES)] {
         let (mut driver, data) = filled(4);
         arm(driver.function(), fault);
         let copies: Vec<_> = (0..4).map(|page| to_vram(&driver, page)).collect();
@@ -92,9 +93,8 @@ fn a_copy_that_is_wrong_or_not_done_ends_well() {
         // Some bytes of a page that was not written happen to be as they were to be.
         let count = differ.count();
         assert!(count <= wrong && count > wrong / 2, "{fault}: {count}");
-        let page = PAGE as usize;
-        assert_eq!(found[..page], data[..page]);
-        assert_eq!(found[2 * page..], data[2 * page..]);
+        assert_eq!(found[..PAGE_BYTES], data[..PAGE_BYTES]);
+        assert_eq!(found[2 * PAGE_BYTES..], data[2 * PAGE_BYTES..]);
         let outcomes = told(driver.function()).outcomes;
         assert_eq!(outcomes, [(FaultOutcome::Untold, 1)]);
     }
