@@ -449,6 +449,12 @@ static inline bool hmmgpu_takes_notes(struct hmmgpu_device *hdev)
 	return (hdev->version & 0xffff) >= 2;
 }
 
+/* Does it take the note of unloading? */
+static inline bool hmmgpu_takes_unload(struct hmmgpu_device *hdev)
+{
+	return (hdev->version & 0xffff) >= 3;
+}
+
 static inline u64 hmmgpu_page_to_vram(struct hmmgpu_device *hdev,
 				      struct page *page)
 {
@@ -488,7 +494,8 @@ int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
 void hmmgpu_ring_exit(struct hmmgpu_ring *ring);
 int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub);
-int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait);
+void hmmgpu_ring_say_unload(struct hmmgpu_device *hdev);
+int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev);
 void hmmgpu_ring_wake_later(struct hmmgpu_ring *ring);
 int hmmgpu_queue_start(struct hmmgpu_device *hdev, u32 base,
 		       dma_addr_t header, dma_addr_t ring, u32 log2,

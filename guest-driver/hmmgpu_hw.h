@@ -139,6 +139,7 @@
 #define HMMGPU_NOTE_PROCESS		5
 #define HMMGPU_NOTE_PHASES		6
 #define HMMGPU_NOTE_FALLBACK		7
+#define HMMGPU_NOTE_UNLOAD		8
 
 /* Why large folios did not move whole */
 #define HMMGPU_FALLBACK_NO_VRAM		0

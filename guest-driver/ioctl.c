@@ -137,7 +137,7 @@ static int hmmgpu_ioctl_mark(struct hmmgpu_device *hdev,
 	int ret;
 
 	/* What was freed before the mark belongs in front of it. */
-	ret = hmmgpu_ring_flush_notes(hdev, false);
+	ret = hmmgpu_ring_flush_notes(hdev);
 	if (ret)
 		return ret;
 	ret = hmmgpu_ring_submit(&hdev->ring, &sub);

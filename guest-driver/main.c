@@ -42,7 +42,7 @@ static void hmmgpu_note_work(struct work_struct *work)
 						  note_work);
 
 	/* If it fails the device is lost, and so is its need to know. */
-	hmmgpu_ring_flush_notes(hdev, false);
+	hmmgpu_ring_flush_notes(hdev);
 }
 
 static struct hmmgpu_device *hmmgpu_device_alloc(struct pci_dev *pdev)
@@ -189,7 +189,7 @@ static void hmmgpu_retire(struct hmmgpu_device *hdev)
 	hmmgpu_pagemap_exit(hdev);
 	cancel_delayed_work_sync(&hdev->note_work);
 	if (!hdev->lost)
-		hmmgpu_ring_flush_notes(hdev, true);
+		hmmgpu_ring_say_unload(hdev);
 	hmmgpu_debugfs_remove(hdev);
 	hmmgpu_vram_exit(hdev);
 	hmmgpu_irqs_exit(hdev);

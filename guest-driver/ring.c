@@ -185,17 +185,14 @@ int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 /**
  * hmmgpu_ring_flush_notes() - give the device all notes of the VRAM allocator
  * @hdev: the device
- * @wait: wait until the device has seen them
  *
  * VRAM that was freed can be allocated again afterwards.
  *
  * Context: Process context, may sleep.
  * Return: 0 or a negative errno.
  */
-int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait)
+int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev)
 {
-	struct hmmgpu_fence fence;
-	struct hmmgpu_submission sub = { .fence = wait ? &fence : NULL };
 	struct hmmgpu_ring *ring = &hdev->ring;
 	int ret;
 
@@ -210,10 +207,35 @@ int hmmgpu_ring_flush_notes(struct hmmgpu_device *hdev, bool wait)
 		hmmgpu_ring_publish(ring, from);
 		spin_unlock(&ring->lock);
 	}
-	if (!wait)
-		return 0;
-	ret = hmmgpu_ring_submit(ring, &sub);
-	return ret ?: hmmgpu_fence_wait(ring, &fence);
+	return 0;
+}
+
+/**
+ * hmmgpu_ring_say_unload() - tell the device that the driver uses no VRAM any more
+ * @hdev: the device
+ *
+ * It takes what is in use still, by all that it was told, for forgotten. Returns
+ * when it has seen that, and all notes.
+ *
+ * Context: Process context, may sleep.
+ */
+void hmmgpu_ring_say_unload(struct hmmgpu_device *hdev)
+{
+	const struct hmmgpu_desc note = {
+		.opcode = HMMGPU_OP_NOTE,
+		.flags = cpu_to_le16(HMMGPU_NOTE_UNLOAD),
+	};
+	struct hmmgpu_fence fence;
+	struct hmmgpu_submission sub = {
+		.notes = &note,
+		.nr_notes = hmmgpu_takes_unload(hdev),
+		.fence = &fence,
+	};
+	struct hmmgpu_ring *ring = &hdev->ring;
+
+	/* If it fails the device is lost, and so is its need to know. */
+	if (!hmmgpu_ring_flush_notes(hdev) && !hmmgpu_ring_submit(ring, &sub))
+		hmmgpu_fence_wait(ring, &fence);
 }
 
 /**

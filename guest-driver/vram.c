@@ -200,7 +200,7 @@ static long hmmgpu_vram_take_any(struct hmmgpu_device *hdev, unsigned int order,
 	long index = hmmgpu_vram_take(hdev, order, nr, owner);
 
 	if (index >= 0 || !hmmgpu_vram_has_notes(hdev) ||
-	    hmmgpu_ring_flush_notes(hdev, false))
+	    hmmgpu_ring_flush_notes(hdev))
 		return index;
 	return hmmgpu_vram_take(hdev, order, nr, owner);
 }

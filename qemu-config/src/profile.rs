@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hmmgpu_images::KernelSpec;
 use hmmgpu_server::FaultSpec;
+use hmmgpu_telemetry::CheckMode;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -26,6 +27,10 @@ pub struct Profile {
     /// VRAM of each device; [`DEFAULT_VRAM`] where the profile does not say.
     #[serde(default = "default_vram")]
     pub vram: Size,
+    /// How closely the driver's use of VRAM is checked: `off`, `folio` (where the profile does not
+    /// say) or `full`.
+    #[serde(default = "folio")]
+    pub check: CheckMode,
     /// hmmgpu devices, 1 to [`MAX_GPUS`]; 1 where the profile does not say.
     #[serde(default = "one")]
     pub gpus: u32,
@@ -125,6 +130,10 @@ fn default_memory() -> Size {
 
 fn default_vram() -> Size {
     DEFAULT_VRAM
+}
+
+fn folio() -> CheckMode {
+    CheckMode::Folio
 }
 
 fn one() -> u32 {
@@ -351,6 +360,10 @@ mod tests {
         }
         assert!(Profile::load("default").expect("valid").zeroing);
         assert!(!Profile::load("bench").expect("valid").zeroing);
+        assert_eq!(
+            Profile::load("bench").expect("valid").check,
+            CheckMode::Folio
+        );
         assert_eq!(Profile::load("default").expect("valid").gpus, 1);
         assert_eq!(Profile::load("two-gpus").expect("valid").gpus, 2);
     }
@@ -389,6 +402,7 @@ mod tests {
             ("gpus = 9", "gpus"),
             ("kernel_args = [\"\"]", "kernel_args"),
             ("devices = [\"-device\"]", "devices"),
+            ("check = \"some\"", "check"),
         ] {
             let text = format!("memory = \"2G\"\nvram = \"1G\"\n# a comment\n{setting}\n");
             let (line, found, shown) = error(&text);

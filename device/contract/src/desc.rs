@@ -14,16 +14,18 @@
 //! | NOTE process | 0, process id | name, bytes 0 to 7 | name, bytes 8 to 15 | 0 |
 //! | NOTE phases | 0, finish | collect, alloc << 32 | copy, commit << 32 | span id |
 //! | NOTE fallback | order that was wanted, folios | 0 | 0 | FALLBACK value |
+//! | NOTE unload | 0, 0 | 0 | 0 | 0 |
 //!
 //! Addresses of COPY and FILL are DMA addresses, or byte offsets into VRAM where the flag says
 //! so, and multiples of 4 KiB. A span id is the driver's choice, unique among the open spans of
 //! the device. A process id is the driver's name for a process, 1 to 2^32 - 1; NOTE process says
 //! what it is called, padded with zeros, before anything else names it. NOTE phases says, before
 //! its span ends, how long the driver was in each phase of it: by the driver's clock, in units of
-//! [`PHASE_UNIT_NS`], each 32 bits wide and all-ones where it does not fit. Bits and fields that
+//! [`PHASE_UNIT_NS`], each 32 bits wide and all-ones where it does not fit. NOTE unload says that the driver lets go
+//! of the device and uses no VRAM any more, as far as it knows. Bits and fields that
 //! the table does not name are zero. A descriptor that breaks a rule is not carried out; its
 //! status goes into the next fence record and the ring goes on. A driver that finds contract 1.1
-//! or older leaves out process ids and the notes below mark.
+//! or older leaves out process ids and the notes below mark, one that finds 1.2 NOTE unload.
 
 wire_struct! {
     /// A descriptor.
@@ -130,6 +132,8 @@ constants! {
         NOTE_PHASES = 6,
         /// Large folios that moved otherwise, or not at all.
         NOTE_FALLBACK = 7,
+        /// The driver unloads: no VRAM is in use any more.
+        NOTE_UNLOAD = 8,
     }
 }
 

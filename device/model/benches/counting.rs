@@ -1,5 +1,8 @@
 //! What counting costs: pages of 4 KiB that the copy engine moves, with counting and without.
 //!
+//! The checker of VRAM is counting's largest part and has rows of its own: what is checked by default
+//! is the row that a user pays, and with poison the engine works twice on what is freed.
+//!
 //! Two devices that differ in nothing else take turns; the same with two that do not differ at all
 //! shows what the measurement itself can tell. A turn is a full ring of migrations as a
 //! driver sends them: a span with its process, one note of the allocation, 512 pages with a
@@ -21,6 +24,7 @@ use hmmgpu_model::mock::descriptors::{
 };
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Counting, Device};
+use hmmgpu_telemetry::CheckMode;
 
 const MIB: u64 = 1 << 20;
 /// Far more than the caches hold.
@@ -33,15 +37,21 @@ const PAIRS: usize = 12;
 const TURNS: usize = 12;
 const WARM_UP: usize = 3;
 
+/// What a device counts and checks.
+type Told = (Counting, CheckMode);
+
+const NOTHING: Told = (Counting::Off, CheckMode::Off);
+
 struct Rig {
     driver: Driver<Arc<Device>>,
     turns: u64,
 }
 
-fn device(counting: Counting) -> anyhow::Result<Rig> {
+fn device((counting, check): Told) -> anyhow::Result<Rig> {
     let config = Config {
         vram_bytes: DATA,
         counting,
+        check,
         ..Config::default()
     };
     let device = Arc::new(Device::new(config)?);
@@ -54,7 +64,8 @@ fn device(counting: Counting) -> anyhow::Result<Rig> {
     // Memory is there before anything is measured.
     let from = driver.data();
     let all = u32::try_from(DATA / PAGE_SIZE)?;
-    driver.run(&[copy(0, all, Side::Vram(0), Side::System(from))])?;
+    let alloc = note(NOTE_ALLOC, 0, all, 0, 0);
+    driver.run(&[alloc, copy(0, all, Side::Vram(0), Side::System(from))])?;
     Ok(Rig { driver, turns: 0 })
 }
 
@@ -102,7 +113,7 @@ fn migration(number: u64, data: u64) -> Vec<Desc> {
 /// Two devices take turns. Where their memory is makes one up to a tenth faster than the other,
 /// so that each round makes them anew, and rounds take turns in which is made first. Returns the
 /// medians of the rates, in million pages a second.
-fn round(number: usize, sides: [Counting; 2]) -> anyhow::Result<Pair> {
+fn round(number: usize, sides: [Told; 2]) -> anyhow::Result<Pair> {
     let first = number % 2;
     let mut made = [None, None];
     for side in [first, 1 - first] {
@@ -113,13 +124,16 @@ fn round(number: usize, sides: [Counting; 2]) -> anyhow::Result<Pair> {
     };
     let mut rigs = [ours, theirs];
     let turns: Vec<Pair> = take_turns(TURNS, WARM_UP, |side| rigs[side].turn())?;
-    for (rig, counting) in rigs.iter().zip(sides) {
-        let counted = rig.driver.function().snapshot().transfers;
+    for (rig, (counting, check)) in rigs.iter().zip(sides) {
+        let snapshot = rig.driver.function().snapshot();
+        let counted = snapshot.transfers;
         let pages: u64 = counted.iter().map(|row| row.folios).sum();
         let right = match counting {
             Counting::Full => pages >= rig.turns * PAGES,
             _ => pages == 0,
         };
+        let checks = snapshot.checker;
+        ensure!(checks.mode == check && checks.total() == 0, "{checks:?}");
         ensure!(right, "{pages} pages were counted with {counting:?}");
     }
     Ok([0, 1].map(|side| median(turns.iter().map(|turn| turn[side]))))
@@ -130,16 +144,23 @@ fn main() -> anyhow::Result<ExitCode> {
     let title =
         "Counting, order 0, a descriptor for each page: quotients of pairs of rounds in one run";
     let mut table = Table::new(title, &options)?;
-    for (name, counting, target) in [
-        ("not counting", Counting::Off, Target::None),
-        ("counting", Counting::Full, Target::AtLeast(0.98)),
+    let full = |check| (Counting::Full, check);
+    for (name, told, target) in [
+        ("not counting", NOTHING, Target::None),
+        ("counting", full(CheckMode::Off), Target::None),
+        (
+            "and checking",
+            full(CheckMode::Folio),
+            Target::AtLeast(0.98),
+        ),
+        ("and poisoning", full(CheckMode::Full), Target::None),
     ] {
         if !options.wants(name) {
             continue;
         }
         // Of two rounds, one of each kind, so that what being first does is in neither.
         let rounds: anyhow::Result<Vec<Pair>> = (0..2 * options.rounds(PAIRS))
-            .map(|number| round(number, [counting, Counting::Off]))
+            .map(|number| round(number, [told, NOTHING]))
             .collect();
         let pair = |two: &[Pair]| [0, 1].map(|side| (two[0][side] * two[1][side]).sqrt());
         let pairs: Vec<Pair> = rounds?.chunks_exact(2).map(pair).collect();

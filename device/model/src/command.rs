@@ -5,9 +5,9 @@ use hmmgpu_contract::desc::{
     FALLBACK_NO_VRAM, FALLBACK_PARTIAL, FALLBACK_SHARED, FALLBACK_SPLIT_FAILED,
     FLAG_DIRECTION_MASK, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_NOTE_MASK,
     FLAG_SPAN_END, FLAG_SRC_VRAM, FLAG_TRIGGER_MASK, FLAG_TRIGGER_SHIFT, NOTE_ALLOC, NOTE_FALLBACK,
-    NOTE_FREE, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, NOTE_SPLIT, OP_COPY, OP_FENCE, OP_FILL,
-    OP_NOTE, OP_SPAN, PHASE_UNIT_NS, Status, TRIGGER_CPU_FAULT, TRIGGER_EVICT, TRIGGER_GPU_FAULT,
-    TRIGGER_PREFETCH,
+    NOTE_FREE, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, NOTE_SPLIT, NOTE_UNLOAD, OP_COPY, OP_FENCE,
+    OP_FILL, OP_NOTE, OP_SPAN, PHASE_UNIT_NS, Status, TRIGGER_CPU_FAULT, TRIGGER_EVICT,
+    TRIGGER_GPU_FAULT, TRIGGER_PREFETCH,
 };
 use hmmgpu_contract::queue::FENCE_ALIGN;
 use hmmgpu_contract::{MAX_ORDER, MAX_TRANSFER_BYTES, PAGE_SHIFT, PAGE_SIZE};
@@ -138,6 +138,7 @@ pub(crate) enum Other {
     Mark {
         cookie: u64,
     },
+    Unload,
     Process {
         pid: u32,
         name: ProcessName,
@@ -296,6 +297,7 @@ fn note(desc: &Desc) -> Result<Other, Fault> {
         NOTE_PROCESS => process_name(desc),
         NOTE_PHASES => phases(desc),
         NOTE_FALLBACK => fallback(desc),
+        NOTE_UNLOAD => unload(desc),
         _ => Err(Status::STATUS_BAD_FIELD.into()),
     }
 }
@@ -330,6 +332,12 @@ fn mark(desc: &Desc) -> Result<Other, Fault> {
     let reserved = desc.order == 0 && desc.count == 0 && desc.dst == 0 && desc.src == 0;
     require(reserved, Status::STATUS_BAD_FIELD)?;
     Ok(Other::Mark { cookie: desc.arg })
+}
+
+fn unload(desc: &Desc) -> Result<Other, Fault> {
+    let reserved = desc.order == 0 && desc.count == 0 && desc.dst == 0 && desc.src == 0;
+    require(reserved && desc.arg == 0, Status::STATUS_BAD_FIELD)?;
+    Ok(Other::Unload)
 }
 
 fn process_name(desc: &Desc) -> Result<Other, Fault> {

@@ -10,7 +10,7 @@ use hmmgpu_contract::pci::{BAR_MSIX, BAR_MSIX_SIZE, BAR_REGISTERS, BAR_REGISTERS
 use hmmgpu_contract::regs::{INVALIDATION_QUEUE, MAX_CONTEXTS, MAX_COPY_QUEUES};
 use hmmgpu_contract::{MAX_VRAM_BYTES, MIN_VRAM_BYTES, VRAM_BLOCK_BYTES};
 use hmmgpu_telemetry::snapshot::Snapshot;
-use hmmgpu_telemetry::{Event, Known, Observer, Telemetry};
+use hmmgpu_telemetry::{CheckMode, Event, Known, Observer, Telemetry};
 use vm_memory::VolatileSlice;
 
 use crate::background::{Background, HasRoom};
@@ -45,6 +45,8 @@ pub struct Config {
     pub compute_engines: u32,
     /// What engines of queues tell telemetry.
     pub counting: Counting,
+    /// How closely the driver's use of VRAM is checked. Needs counting.
+    pub check: CheckMode,
 }
 
 /// What engines of queues tell telemetry.
@@ -69,6 +71,7 @@ impl Default for Config {
             contexts: MAX_CONTEXTS,
             compute_engines: 2,
             counting: Counting::Full,
+            check: CheckMode::Folio,
         }
     }
 }
@@ -125,7 +128,12 @@ impl Device {
             contexts,
             compute_engines,
             counting,
+            check,
         } = config;
+        let check = match counting {
+            Counting::Full => check,
+            Counting::Off => CheckMode::Off,
+        };
         let sizes = MIN_VRAM_BYTES..=MAX_VRAM_BYTES;
         if !sizes.contains(&vram_bytes) || vram_bytes % VRAM_BLOCK_BYTES != 0 {
             return Err(ConfigError::VramSize(vram_bytes));
@@ -164,8 +172,9 @@ impl Device {
         let dma = DmaMap::new().map_err(host("an event for lost memory"))?;
         let shared = Arc::new(Shared {
             vram,
-            telemetry: Telemetry::new(vram_bytes, now_ns()),
+            telemetry: Telemetry::checking(vram_bytes, now_ns(), check),
             counting: counting == Counting::Full,
+            check,
             background,
             engines: (0..copy_queues).map(|_| Control::default()).collect(),
             invalidation: Control::default(),

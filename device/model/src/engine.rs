@@ -1,7 +1,7 @@
 //! The copy engine: COPY, FILL, spans and notes.
 
 use hmmgpu_contract::desc::{Desc, Status};
-use hmmgpu_telemetry::{NoteKind, Record};
+use hmmgpu_telemetry::{CheckMode, NoteKind, Record};
 
 use crate::command::{Command, Fault, Other, Place, Source, Transfer};
 use crate::copy::{announce, copy, copy_from_buffer};
@@ -9,6 +9,7 @@ use crate::dma::Access;
 use crate::group::{self, Kind};
 use crate::inject::Verdict;
 use crate::memory::Memory;
+use crate::poison;
 use crate::queue::{Engine, Entry, Run, Stop};
 
 /// Unit in which patterns are written.
@@ -70,8 +71,9 @@ impl Engine for CopyEngine {
         for (_, dst, src) in &copies {
             copy(dst, src);
         }
-        for (transfer, ..) in &copies {
+        for ((transfer, ..), nth) in copies.iter().zip(0..) {
             run.transfer_ended(transfer, Status::STATUS_OK);
+            run.touched(transfer, nth);
         }
         let bytes = copies.iter().map(|(transfer, ..)| transfer.bytes).sum();
         let count = u32::try_from(copies.len()).unwrap_or(0);
@@ -112,6 +114,9 @@ impl CopyEngine {
             Err(Stop::Ended) => Status::STATUS_ABORTED,
         };
         run.transfer_ended(transfer, status);
+        if result.is_ok() {
+            run.touched(transfer, 0);
+        }
         match result {
             Err(Stop::Fault(fault)) => {
                 run.failed(fault);
@@ -249,14 +254,23 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
             if matches!(kind, NoteKind::Alloc { .. }) {
                 run.shared.background.vram_used(address, bytes);
             }
+            if run.shared.check == CheckMode::Full {
+                match kind {
+                    NoteKind::Alloc { .. } => poison::verify(run, address, bytes)?,
+                    NoteKind::Free => poison::apply(run, address, bytes)?,
+                    NoteKind::Split(_) => {}
+                }
+            }
             run.record(Record::Note {
                 kind,
                 address,
                 order,
                 count,
+                index: run.index(),
             });
         }
         Other::Mark { cookie } => run.record(Record::Mark { cookie, time_ns }),
+        Other::Unload => run.record(Record::Unload { index: run.index() }),
         Other::Process { pid, name } => run.record(Record::Process { pid, name }),
         Other::Phases { id, times } => run.record(Record::Phases { id, times }),
         Other::Fallback {

@@ -27,6 +27,7 @@ pub mod mock;
 mod msix;
 mod occasional;
 mod patience;
+mod poison;
 mod queue;
 mod registers;
 mod reset;

@@ -20,11 +20,11 @@ use std::thread::Thread;
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
-use hmmgpu_telemetry::Record;
 use hmmgpu_telemetry::snapshot::{EngineState, FaultSite};
+use hmmgpu_telemetry::{CheckMode, Record, Touch};
 
 use crate::clock::now_ns;
-use crate::command::{Fault, Fence, Transfer};
+use crate::command::{Fault, Fence, Place, Source, Transfer};
 use crate::dma::{Access, DmaView};
 use crate::group::{self, Group, Kind};
 use crate::kick::ask_then_look;
@@ -272,6 +272,8 @@ pub(crate) struct Run<'a> {
     patience: Patience,
     /// Transfers that are timed together, the last of which is the last descriptor that was done.
     group: Option<Group>,
+    /// VRAM that was touched last, of which the checker has not been told.
+    touch: Option<Touch>,
     /// End of what was timed last, which is where the next begins while the ring is not empty: one
     /// reading of the clock for each.
     clock: u64,
@@ -299,6 +301,7 @@ impl<'a> Run<'a> {
             kept: RefCell::default(),
             patience: Patience::default(),
             group: None,
+            touch: None,
             clock: 0,
             known: 0,
             waited: Cell::new(0),
@@ -431,6 +434,37 @@ impl<'a> Run<'a> {
         if status != Status::STATUS_OK {
             self.close_group();
         }
+    }
+
+    /// The transfer of the descriptor `nth` behind `consumer` went well: for the checker of VRAM.
+    pub(crate) fn touched(&mut self, transfer: &Transfer, nth: u32) {
+        if self.shared.check == CheckMode::Off {
+            return;
+        }
+        let index = self.consumer.wrapping_add(nth);
+        let src = match transfer.src {
+            Source::Place(src) => Some((src, false)),
+            Source::Pattern(_) => None,
+        };
+        for (place, write) in src.into_iter().chain([(transfer.dst, true)]) {
+            if let Place::Vram(address) = place {
+                let next = Touch::new(write, address, transfer.bytes, index);
+                if !self.touch.as_mut().is_some_and(|last| last.takes(&next)) {
+                    self.tell_touch();
+                    self.touch = Some(next);
+                }
+            }
+        }
+    }
+
+    /// What VRAM was touched is told: something else comes next.
+    fn tell_touch(&mut self) {
+        self.records.extend(self.touch.take().map(Record::Touch));
+    }
+
+    /// Index in the ring of the descriptor that is being carried out.
+    pub(crate) fn index(&self) -> u32 {
+        self.consumer
     }
 
     /// The open group has had its last transfer.
@@ -681,6 +715,7 @@ impl<'a> Run<'a> {
     pub(crate) fn record(&mut self, record: Record) {
         if self.shared.counting {
             self.close_group();
+            self.tell_touch();
             self.records.push(record);
         }
     }
@@ -689,6 +724,7 @@ impl<'a> Run<'a> {
     fn flush(&mut self) {
         self.keep_none();
         self.close_group();
+        self.tell_touch();
         self.control.served(std::mem::take(&mut self.busy));
         if self.descriptors > 0 || !self.records.is_empty() {
             let generation = self.setup.generation;

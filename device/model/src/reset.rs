@@ -42,6 +42,7 @@ impl Shared {
             vram: _, // scrubbed in the background
             telemetry,
             counting: _, // as configured
+            check: _,    // as configured
             background,
             engines: _, // by stop_all
             invalidation: _,

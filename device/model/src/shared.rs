@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::regs::{ERROR_CONTEXT0, FAULT_QUEUE, INVALIDATION_QUEUE};
-use hmmgpu_telemetry::Telemetry;
 use hmmgpu_telemetry::snapshot::FaultSite;
+use hmmgpu_telemetry::{CheckMode, Telemetry};
 
 use crate::background::Background;
 use crate::compute::Compute;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// Engines of queues tell it what they do.
     pub(crate) counting: bool,
+    /// How closely the use of VRAM is checked; off if nothing is counted.
+    pub(crate) check: CheckMode,
     pub(crate) background: Background,
     pub(crate) engines: Vec<Control>,
     pub(crate) invalidation: Control,

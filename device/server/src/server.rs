@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, TooManyFaults};
+use hmmgpu_telemetry::CheckMode;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};
@@ -29,6 +30,8 @@ pub struct ServeOptions {
     pub socket: PathBuf,
     /// VRAM size in bytes: 64 MiB to 64 GiB, a multiple of 2 MiB.
     pub vram_bytes: u64,
+    /// How closely the driver's use of VRAM is checked.
+    pub check: CheckMode,
     /// Where telemetry goes at the end; `None`: nowhere.
     pub telemetry: Option<TelemetryOutput>,
     /// The control socket; `None`: there is none.
@@ -136,6 +139,7 @@ impl Server {
         };
         let device = Device::new(Config {
             vram_bytes: options.vram_bytes,
+            check: options.check,
             ..Config::default()
         })?;
         device.inject(options.inject.clone())?;

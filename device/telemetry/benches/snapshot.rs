@@ -22,6 +22,7 @@ fn folios(address: u64, order: u8, count: u64) -> Record {
         address,
         order,
         count: u32::try_from(count).expect("fits"),
+        index: 0,
     }
 }
 

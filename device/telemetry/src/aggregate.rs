@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use hmmgpu_contract::PAGE_SHIFT;
 use hmmgpu_contract::desc::Status;
 
 use crate::MAX_PROCESSES;
+use crate::checker::{At, Checker};
+use crate::checks::CheckMode;
 use crate::classes::{Class, FallbackTable, Migrated, SpanTable, TransferTable, Transferred};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
@@ -18,7 +21,7 @@ use crate::snapshot::{
     Snapshot,
 };
 use crate::spans::OpenSpans;
-use crate::vram_map::VramMap;
+use crate::vram_map::{Applied, Pages, VramMap};
 use crate::windows::Windows;
 
 /// Why the device was reset.
@@ -49,6 +52,9 @@ impl ResetKind {
 struct State {
     generation: u32,
     vram: VramMap,
+    checker: Checker,
+    /// When the last event was that told a time.
+    latest_ns: u64,
     transfers: TransferTable,
     spans: SpanTable,
     open_spans: OpenSpans,
@@ -96,8 +102,13 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Counters of a device with `vram_bytes` of VRAM, all zero at `started_ns` of the host's
-    /// monotonic clock.
+    /// monotonic clock. The use of VRAM is not checked.
     pub fn new(vram_bytes: u64, started_ns: u64) -> Self {
+        Self::checking(vram_bytes, started_ns, CheckMode::Off)
+    }
+
+    /// As [`Self::new`], with a checker of VRAM.
+    pub fn checking(vram_bytes: u64, started_ns: u64, mode: CheckMode) -> Self {
         Self {
             counters: Counters::default(),
             started_ns,
@@ -106,6 +117,8 @@ impl Telemetry {
             state: Mutex::new(State {
                 generation: 0,
                 vram: VramMap::new(vram_bytes, MAX_PROCESSES),
+                checker: Checker::new(mode),
+                latest_ns: started_ns,
                 transfers: TransferTable::default(),
                 spans: SpanTable::default(),
                 open_spans: OpenSpans::default(),
@@ -166,8 +179,21 @@ impl Telemetry {
         let mut state = self.state();
         state.descriptors += descriptors;
         let current = generation == state.generation;
+        let reports = state.checker.kept();
         for record in records {
-            state.apply(*record, current);
+            state.apply(source, *record, current);
+        }
+        let reports = state.checker.since(reports);
+        drop(state);
+        for report in reports {
+            let text = format!(
+                "{} of {} pages from VRAM {:#x}, by index {}",
+                report.kind.name(),
+                report.pages,
+                report.page,
+                report.by.index
+            );
+            self.tell(report.by.time_ns, Some(source), "check", &text);
         }
     }
 
@@ -206,6 +232,7 @@ impl Telemetry {
         let lost = state.open_spans.lose_all();
         state.lost_spans += lost;
         state.vram.clear();
+        state.checker.reset(generation);
     }
 
     /// All that was counted, with what the caller knows; windows only if they are asked for.
@@ -232,6 +259,7 @@ impl Telemetry {
             started_ns: self.started_ns,
             generation: state.generation,
             vram: state.vram.snapshot(),
+            checker: state.checker.snapshot(),
             transfers: state.transfers.rows(),
             spans: state.spans.rows(),
             fallbacks: state.fallbacks.rows(),
@@ -294,7 +322,14 @@ impl Telemetry {
 }
 
 impl State {
-    fn apply(&mut self, record: Record, current: bool) {
+    fn apply(&mut self, source: Source, record: Record, current: bool) {
+        self.latest_ns = record.time_ns().unwrap_or(self.latest_ns);
+        let at = |index| At {
+            source,
+            index,
+            time_ns: self.latest_ns,
+        };
+        let page = |address: u64| usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
         match record {
             Record::Transfer {
                 kind,
@@ -379,6 +414,7 @@ impl State {
                 trigger: _,
             } => {
                 let pages = u64::from(pages);
+                self.checker.span_begins(source, id);
                 let (unmatched, lost) = self.open_spans.begin(id, pages, process, time_ns);
                 self.unmatched_spans += u64::from(unmatched);
                 self.lost_spans += u64::from(lost);
@@ -386,6 +422,9 @@ impl State {
             Record::SpanEnd { .. }
             | Record::Phases { .. }
             | Record::Note { .. }
+            | Record::Touch(_)
+            | Record::Changed { .. }
+            | Record::Unload { .. }
             | Record::Mark { .. }
                 if !current => {}
             Record::SpanEnd {
@@ -401,6 +440,7 @@ impl State {
                     direction,
                     trigger,
                 };
+                self.checker.span_ends(id);
                 let Some(ended) = self.open_spans.end(id, class, time_ns) else {
                     self.unmatched_spans += 1;
                     return;
@@ -426,29 +466,51 @@ impl State {
                 address,
                 order,
                 count,
+                index,
             } => {
-                let count = u64::from(count);
-                match kind {
-                    NoteKind::Alloc { process } => {
-                        let owner = self.processes.owner(process, &self.vram);
-                        self.vram.alloc(address, order, count, owner);
-                    }
-                    NoteKind::Free => self.vram.free(address, order, count),
-                    NoteKind::Split(new_order) => {
-                        let split = self.vram.split(address, order, count, new_order);
-                        if split > 0 {
-                            *self.splits.entry(order).or_insert(0) += split;
-                            if let Some(open) = &mut self.windows.open {
-                                *open.splits.entry(order).or_insert(0) += split;
-                            }
-                        }
-                    }
-                }
+                let at = at(index);
+                let all = Pages {
+                    first: Some(page(address)),
+                    count: u64::from(count) << order,
+                };
+                let applied = self.note(kind, address, order, u64::from(count));
+                self.checker
+                    .noted(at, kind, order, all, applied.refused, &self.vram);
             }
+            Record::Touch(touch) => self.checker.touched(at(touch.index), touch, &mut self.vram),
+            Record::Changed {
+                address,
+                pages,
+                index,
+            } => self
+                .checker
+                .changed(at(index), page(address), pages, &self.vram),
+            Record::Unload { index } => self.checker.unloads(at(index), &self.vram),
             Record::Phases { id, times } => self.open_spans.phases(id, times),
             Record::Mark { cookie, time_ns } => {
                 self.windows.mark(cookie, time_ns);
                 self.open_spans.open_window(time_ns);
+            }
+        }
+    }
+
+    /// A note about folios of VRAM.
+    fn note(&mut self, kind: NoteKind, address: u64, order: u8, count: u64) -> Applied {
+        match kind {
+            NoteKind::Alloc { process } => {
+                let owner = self.processes.owner(process, &self.vram);
+                self.vram.alloc(address, order, count, owner)
+            }
+            NoteKind::Free => self.vram.free(address, order, count),
+            NoteKind::Split(new_order) => {
+                let applied = self.vram.split(address, order, count, new_order);
+                if applied.folios > 0 {
+                    *self.splits.entry(order).or_insert(0) += applied.folios;
+                    if let Some(open) = &mut self.windows.open {
+                        *open.splits.entry(order).or_insert(0) += applied.folios;
+                    }
+                }
+                applied
             }
         }
     }
@@ -497,12 +559,14 @@ mod tests {
             address: 0,
             order,
             count: 2,
+            index: 0,
         };
         let split = Record::Note {
             kind: NoteKind::Split(0),
             address: 0,
             order,
             count: 1,
+            index: 0,
         };
         vec![
             Record::Mark {

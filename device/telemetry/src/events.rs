@@ -104,7 +104,9 @@ impl EventLog {
 
     /// What the engine of `source` did.
     pub(crate) fn records(&mut self, source: Source, generation: u32, records: &[Record]) {
-        for record in records {
+        // Transfers are told anyway.
+        let told = |record: &&Record| !matches!(record, Record::Touch(_));
+        for record in records.iter().filter(told) {
             let time_ns = record.time_ns().unwrap_or(self.latest_ns);
             self.push(time_ns, generation, What::Record(source, *record));
         }
@@ -240,6 +242,7 @@ fn words(record: &Record) -> (&'static str, String) {
             address,
             order,
             count,
+            index: _,
         } => {
             let what = match kind {
                 NoteKind::Alloc { process: 0 } => "alloc".to_owned(),
@@ -251,6 +254,17 @@ fn words(record: &Record) -> (&'static str, String) {
             let text = format!("{what}: {folios} of order {order} at VRAM {address:#x}");
             ("note", text)
         }
+        Record::Touch(touch) => {
+            let what = if touch.write { "write" } else { "read" };
+            let (bytes, address) = (touch.bytes(), touch.address);
+            let text = format!("{what} of {bytes} bytes at VRAM {address:#x}");
+            ("touch", text)
+        }
+        Record::Changed { address, pages, .. } => {
+            let text = format!("{pages} pages from VRAM {address:#x} changed while they were free");
+            ("changed", text)
+        }
+        Record::Unload { .. } => ("unload", "the driver unloads".to_owned()),
         Record::Process { pid, name } => ("process", format!("{pid} is {name}")),
         Record::Fallback {
             order,

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+mod checker;
+mod checks;
 mod classes;
 mod compute;
 pub mod control;
@@ -18,15 +20,20 @@ mod processes;
 mod record;
 pub mod snapshot;
 mod spans;
+mod touch;
 mod vram_map;
 mod windows;
 
 pub use aggregate::{Known, ResetKind, Telemetry};
+pub use checks::{
+    CheckKind, CheckMode, CheckReport, Checks, MAX_CHECK_REPORTS, MAX_PAGE_EVENTS, PageEvent,
+};
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
 pub use events::{Event, EventQueue, MAX_EVENT_TEXT, MAX_EVENTS};
 pub use observer::{Observer, Source};
 pub use record::{FallbackReason, NoteKind, PhaseTimes, ProcessName, Record, TransferKind};
 pub use spans::MAX_OPEN_SPANS;
+pub use touch::Touch;
 
 /// Most processes that a snapshot tells of. Stops a driver that names them without end from
 /// filling the host's memory.

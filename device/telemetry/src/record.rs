@@ -6,6 +6,7 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultReason;
 
 use crate::snapshot::{Access, Direction, Kernel, Outcome, Trigger};
+use crate::touch::Touch;
 
 /// What a transfer was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +183,24 @@ pub enum Record {
         order: u8,
         /// Folios.
         count: u32,
+        /// Index of the descriptor in the ring.
+        index: u32,
+    },
+    /// VRAM was copied from, or copied or filled to; told only to a checker.
+    Touch(Touch),
+    /// VRAM that is about to be allocated has changed while it was free; told only to a checker.
+    Changed {
+        /// Byte offset of the first page.
+        address: u64,
+        /// Pages.
+        pages: u64,
+        /// Index of the descriptor in the ring.
+        index: u32,
+    },
+    /// The driver unloads: no VRAM is in use, as it says.
+    Unload {
+        /// Index of the descriptor in the ring.
+        index: u32,
     },
     /// What a process is called.
     Process {
@@ -273,6 +292,9 @@ impl Record {
             Self::Error { .. }
             | Self::Phases { .. }
             | Self::Note { .. }
+            | Self::Touch(_)
+            | Self::Changed { .. }
+            | Self::Unload { .. }
             | Self::Process { .. }
             | Self::Fallback { .. } => None,
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::Checks;
 pub use crate::injected::{FaultAction, FaultOutcome, FaultSite, InjectedFault};
 
 /// Schema of this document.
@@ -85,6 +86,9 @@ pub struct Snapshot {
     /// Faults that were injected since the server started, as far as they are remembered.
     #[serde(default)]
     pub injected: Vec<InjectedFault>,
+    /// What the checker of VRAM found since the server started.
+    #[serde(default)]
+    pub checker: Checks,
 }
 
 /// VRAM as the driver's notes describe it.

@@ -35,11 +35,44 @@ struct Block {
     split: u16,
 }
 
+/// Some pages: the first of them, and how many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pages {
+    pub(crate) first: Option<usize>,
+    pub(crate) count: u64,
+}
+
+impl Pages {
+    fn add(&mut self, first: usize, count: u64) {
+        if count > 0 {
+            self.first.get_or_insert(first);
+            self.count += count;
+        }
+    }
+
+    /// Those of a word whose bits are set.
+    fn add_word(&mut self, word: usize, bits: u64) {
+        let first = word * WORD + bits.trailing_zeros() as usize;
+        self.add(first, u64::from(bits.count_ones()));
+    }
+}
+
+/// What came of a note.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    /// Folios that it holds for.
+    pub(crate) folios: u64,
+    /// Pages of those folios that contradict what was noted before.
+    pub(crate) refused: Pages,
+}
+
 /// Which folios are where.
 #[derive(Debug)]
 pub(crate) struct VramMap {
     /// Bits of pages in use.
     used: Vec<u64>,
+    /// Bits of those of them that something was written to since, as far as a checker tells.
+    written: Vec<u64>,
     /// Folios that begin at a page.
     heads: Vec<u8>,
     /// Their owners.
@@ -79,6 +112,7 @@ impl VramMap {
         let pages = blocks * BLOCK;
         Self {
             used: vec![0; pages / WORD],
+            written: vec![0; pages / WORD],
             heads: vec![0; pages],
             owners: vec![0; pages],
             blocks: vec![Block::default(); blocks],
@@ -109,14 +143,15 @@ impl VramMap {
     }
 
     /// `count` folios of `order` from byte offset `address` were allocated for `owner`.
-    pub(crate) fn alloc(&mut self, address: u64, order: u8, count: u64, owner: Owner) {
+    pub(crate) fn alloc(&mut self, address: u64, order: u8, count: u64, owner: Owner) -> Applied {
         let pages = |map: &mut Self, head| map.alloc_word(head, owner);
-        self.each(address, order, count, pages, |map, pages, head| {
+        let applied = self.each(address, order, count, pages, |map, pages, head| {
             if words(head, pages).any(|(word, bits)| map.used[word] & bits != 0) {
                 return false;
             }
             for (word, bits) in words(head, pages) {
                 map.used[word] |= bits;
+                map.unwrite(word, bits);
             }
             map.add(head, pages, order, false, owner);
             map.owned[usize::from(owner)] += pages as u64;
@@ -124,10 +159,11 @@ impl VramMap {
             true
         });
         self.peak_pages = self.peak_pages.max(self.used_pages);
+        applied
     }
 
     /// `count` folios of `order` from byte offset `address` were freed.
-    pub(crate) fn free(&mut self, address: u64, order: u8, count: u64) {
+    pub(crate) fn free(&mut self, address: u64, order: u8, count: u64) -> Applied {
         self.each(
             address,
             order,
@@ -145,12 +181,12 @@ impl VramMap {
                 map.used_pages -= pages as u64;
                 true
             },
-        );
+        )
     }
 
-    /// `count` folios of `order` from byte offset `address` were split to `new_order`. Returns
-    /// how many of them were there to be split.
-    pub(crate) fn split(&mut self, address: u64, order: u8, count: u64, new_order: u8) -> u64 {
+    /// `count` folios of `order` from byte offset `address` were split to `new_order`, as far
+    /// as they were there to be split.
+    pub(crate) fn split(&mut self, address: u64, order: u8, count: u64, new_order: u8) -> Applied {
         let none = |_: &mut Self, _| false;
         self.each(address, order, count, none, |map, pages, head| {
             if new_order >= order || map.heads[head] & !SPLIT != HEAD | order {
@@ -172,6 +208,7 @@ impl VramMap {
             return false;
         }
         *used = u64::MAX;
+        self.unwrite(head / WORD, u64::MAX);
         self.heads[head..head + WORD].fill(HEAD);
         let owners = &mut self.owners[head..head + WORD];
         // Not to touch memory for nobody's sake.
@@ -228,6 +265,77 @@ impl VramMap {
         self.owners[head]
     }
 
+    /// Nothing was written to these pages of a word yet.
+    fn unwrite(&mut self, word: usize, bits: u64) {
+        let written = &mut self.written[word];
+        // Not to touch memory where nobody checks.
+        if *written & bits != 0 {
+            *written &= !bits;
+        }
+    }
+
+    /// The words of a range of pages, cut to VRAM, each with the bits that are in the range.
+    fn words_within(
+        &self,
+        first: usize,
+        pages: usize,
+    ) -> impl Iterator<Item = (usize, u64)> + use<> {
+        let all = self.heads.len();
+        let first = first.min(all);
+        words(first, pages.min(all - first))
+    }
+
+    /// Something was written to pages. Returns those that are free.
+    pub(crate) fn written(&mut self, first: usize, pages: usize) -> Pages {
+        let mut free = Pages::default();
+        for (word, bits) in self.words_within(first, pages) {
+            free.add_word(word, bits & !self.used[word]);
+            self.written[word] |= bits & self.used[word];
+        }
+        free
+    }
+
+    /// Pages were read. Returns those that are free, and those that nothing was written to.
+    pub(crate) fn read(&self, first: usize, pages: usize) -> (Pages, Pages) {
+        let (mut free, mut unwritten) = (Pages::default(), Pages::default());
+        for (word, bits) in self.words_within(first, pages) {
+            let (used, written) = (self.used[word], self.written[word]);
+            free.add_word(word, bits & !used);
+            unwritten.add_word(word, bits & used & !written);
+        }
+        (free, unwritten)
+    }
+
+    /// Whether a page is in use.
+    pub(crate) fn is_used(&self, page: usize) -> bool {
+        let used = self.used.get(page / WORD);
+        used.is_some_and(|used| used >> (page % WORD) & 1 != 0)
+    }
+
+    /// The first page from `page` on that is in use.
+    pub(crate) fn first_used(&self, page: usize) -> Option<usize> {
+        let from = |page: usize| self.words_within(page, usize::MAX);
+        from(page).find_map(|(word, bits)| match self.used[word] & bits {
+            0 => None,
+            used => Some(word * WORD + used.trailing_zeros() as usize),
+        })
+    }
+
+    /// Runs of pages in use that follow each other: the first page and the number of each.
+    pub(crate) fn used_runs(&self) -> impl Iterator<Item = (usize, u64)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = self.first_used(next)?;
+            let free = self.words_within(first, usize::MAX);
+            let mut free = free.filter_map(|(word, bits)| match !self.used[word] & bits {
+                0 => None,
+                free => Some(word * WORD + free.trailing_zeros() as usize),
+            });
+            next = free.next().unwrap_or(self.heads.len());
+            Some((first, (next - first) as u64))
+        })
+    }
+
     /// Calls `apply` with the length in pages and the first page of each folio; but single pages
     /// that fill a word are offered to `word` first, all at once, since most notes are of many.
     /// Returns for how many the answer was yes; a note with any other answer contradicts what was
@@ -239,8 +347,9 @@ impl VramMap {
         count: u64,
         word: impl Fn(&mut Self, usize) -> bool,
         mut apply: impl FnMut(&mut Self, usize, usize) -> bool,
-    ) -> u64 {
+    ) -> Applied {
         let (mut seen, mut done) = (0, 0);
+        let mut refused = Pages::default();
         if order <= MAX_ORDER {
             let pages = 1_usize << order;
             let mut head = usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
@@ -251,7 +360,11 @@ impl VramMap {
                     done += WORD as u64;
                     WORD
                 } else {
-                    done += u64::from(apply(self, pages, head));
+                    let well = apply(self, pages, head);
+                    done += u64::from(well);
+                    if !well {
+                        refused.add(head, pages as u64);
+                    }
                     1
                 };
                 seen += folios as u64;
@@ -259,7 +372,10 @@ impl VramMap {
             }
         }
         self.inconsistent_notes += u64::from(done != count);
-        done
+        Applied {
+            folios: done,
+            refused,
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Vram {
@@ -403,7 +519,7 @@ mod tests {
     fn alloc_split_free_add_up() {
         let mut map = map(VRAM);
         map.alloc(2 * MIB, 9, 3, 1);
-        assert_eq!(map.split(4 * MIB, 9, 1, 0), 1);
+        assert_eq!(map.split(4 * MIB, 9, 1, 0).folios, 1);
         map.free(4 * MIB, 0, 256);
         map.free(2 * MIB, 9, 1);
         let vram = map.snapshot();
@@ -603,8 +719,12 @@ mod tests {
             for (what, page, order, new, count, owner) in notes {
                 let address = page as u64 * 4096;
                 match what {
-                    0 | 1 => map.alloc(address, order, count, owner),
-                    2 => map.free(address, order, count),
+                    0 | 1 => {
+                        map.alloc(address, order, count, owner);
+                    }
+                    2 => {
+                        map.free(address, order, count);
+                    }
                     _ => {
                         map.split(address, order, count, new);
                     }

@@ -267,6 +267,7 @@ impl Model {
                     address,
                     order,
                     count: 1,
+                    index: 0,
                 };
                 let mut notes = vec![note(NoteKind::Alloc { process: pid })];
                 if split {

@@ -124,6 +124,7 @@ pub(crate) fn snapshot(windows: Vec<Window>) -> Snapshot {
         started_ns: 0,
         generation: 0,
         vram: snapshot::Vram::default(),
+        checker: hmmgpu_telemetry::Checks::default(),
         transfers: vec![],
         spans: vec![],
         fallbacks: vec![],

@@ -10,7 +10,7 @@ use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::counters::{CounterCheck, compare, differences};
 use super::gate::Gate;
-use super::result::{BenchResult, BootTimes, SCHEMA};
+use super::result::{BenchError, BenchResult, BootTimes, SCHEMA};
 use super::rows::rows;
 use super::warning::Warning;
 use super::watch::{Bell, Seen, Watch};
@@ -135,6 +135,10 @@ pub fn measure(
     let (rows, doubts) = rows(&said.events, ended.telemetry.as_ref());
     warnings.extend(doubts);
     let counters = check_counters(&said.events, &seen, ended.telemetry.as_ref(), &mut warnings);
+    let mut errors = differences(&counters);
+    if let Some(snapshot) = &ended.telemetry {
+        errors.extend(BenchError::of_checks(&snapshot.checker));
+    }
     Ok(Measured {
         result: BenchResult {
             schema: SCHEMA.to_owned(),
@@ -142,7 +146,7 @@ pub fn measure(
             plan: plan.clone(),
             boot: boot_times(ended.init_s, &said.events),
             rows,
-            errors: differences(&counters),
+            errors,
             warnings,
             counters,
             telemetry: ended.telemetry.map(|snapshot| Snapshot {

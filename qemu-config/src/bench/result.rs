@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use hmmgpu_guest_protocol::bench::{BenchPlan, Direction, Trigger};
+use hmmgpu_telemetry::Checks;
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -329,6 +330,26 @@ pub enum BenchError {
         /// By the host.
         host: u64,
     },
+    /// The checker of VRAM found errors of the driver; the reports are in the telemetry.
+    VramMisused {
+        /// What it did wrong, for example `read_free`.
+        kind: String,
+        /// How often.
+        reports: u64,
+    },
+}
+
+impl BenchError {
+    /// What the checker of VRAM found.
+    pub fn of_checks(checks: &Checks) -> impl Iterator<Item = Self> {
+        checks
+            .counts
+            .iter()
+            .map(|(kind, reports)| Self::VramMisused {
+                kind: kind.name().to_owned(),
+                reports: *reports,
+            })
+    }
 }
 
 impl fmt::Display for BenchError {
@@ -347,6 +368,13 @@ impl fmt::Display for BenchError {
                 write!(
                     f,
                     ": the driver counts {driver} and the host {host}; one of them is wrong, so do not rely on this result"
+                )
+            }
+            Self::VramMisused { kind, reports } => {
+                let kind = crate::text::printable(kind.as_bytes());
+                write!(
+                    f,
+                    "the checker of VRAM reports {kind} {reports} times: the driver is wrong, so do not rely on this result"
                 )
             }
         }

@@ -8,6 +8,8 @@ use hmmgpu_images::KernelSpec;
 use hmmgpu_server::FaultSpec;
 
 use super::telemetry::TelemetryArgs;
+use hmmgpu_telemetry::CheckMode;
+
 use super::values::{cpus, duration, gpus, kernel_arg, memory, vram};
 use crate::accel::Choice;
 use crate::size::Size;
@@ -40,6 +42,11 @@ pub struct MachineArgs {
     /// VRAM of each device.
     #[arg(long, value_name = "SIZE", value_parser = vram)]
     pub vram: Option<Size>,
+    /// How closely the driver's use of VRAM is checked: off; folio: what the driver says and what
+    /// engines copy, against each other; full: and free VRAM is poisoned, and looked at before it is
+    /// used anew. [default: folio]
+    #[arg(long, value_name = "off|folio|full")]
+    pub check: Option<CheckMode>,
     /// hmmgpu devices.
     #[arg(long, value_name = "N", value_parser = gpus)]
     pub gpus: Option<u32>,

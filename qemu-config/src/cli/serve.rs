@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hmmgpu_server::FaultSpec;
+use hmmgpu_telemetry::CheckMode;
 
 use super::telemetry::TelemetryArgs;
 use super::values::vram;
@@ -14,6 +15,7 @@ Examples:
   hmmgpu serve --socket /tmp/gpu.sock
   hmmgpu serve --socket /tmp/gpu.sock --vram 8G --telemetry telemetry.json
   hmmgpu serve --socket /tmp/gpu.sock --telemetry - | jq .vram
+  hmmgpu serve --socket /tmp/gpu.sock --check full --telemetry - | jq .checker
   hmmgpu serve --socket /tmp/gpu.sock --metrics 9400 --trace trace.json
   hmmgpu serve --socket /tmp/gpu.sock --label 'my VM' --control /tmp/gpu.control
 
@@ -31,6 +33,11 @@ pub struct ServeArgs {
     /// VRAM of the device.
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = vram)]
     pub vram: Size,
+    /// How closely the driver's use of VRAM is checked: off; folio: what the driver says and what
+    /// engines copy, against each other; full: and free VRAM is poisoned, and looked at before it is
+    /// used anew.
+    #[arg(long, value_name = "off|folio|full", default_value = "folio")]
+    pub check: CheckMode,
     /// Write the telemetry into this file at the end; - is standard output.
     #[arg(long, value_name = "FILE|-")]
     pub telemetry: Option<PathBuf>,

@@ -9,7 +9,7 @@ use hmmgpu_images::{ImageError, KernelSource};
 
 use super::alternate::bench_two;
 use super::output::Output;
-use super::{Error, console_sink, tell_step, vm_options};
+use super::{Error, console_sink, tell_checks, tell_step, vm_options};
 use crate::bench::format::{self, Format};
 use crate::bench::measure::{Listener, Measured, measure};
 use crate::bench::plan::{Extent, Orders, plan};
@@ -91,6 +91,7 @@ pub(super) fn bench(args: &BenchArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
             ui.warn(&error.to_string());
         }
     }
+    tell_checks(result.telemetry.as_slice(), ui);
     let written = write_result(&result, args.format, json, page);
     if let Some(failure) = failure {
         if let (Err(error), FailureKind::Lost(_)) = (written, &failure.kind) {

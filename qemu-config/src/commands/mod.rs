@@ -30,8 +30,10 @@ use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::profile::{Profile, ProfileError};
 use crate::progress::Ui;
+use crate::views::checks;
 use crate::vm::{FailureKind, Metrics, VmError, VmEvent, VmOptions, sink};
 use hmmgpu_guest_protocol::Event;
+use hmmgpu_telemetry::snapshot::Snapshot;
 
 /// Runs a command and gives its exit code. Its error, if any, has been told.
 pub(crate) fn run(cli: &Cli) -> u8 {
@@ -163,6 +165,8 @@ fn told(result: Result<u8, Error>, ui: Option<&Ui>) -> u8 {
                 lines.push("QEMU and the device servers said:".into());
                 lines.extend(failure.messages.iter().map(|line| format!("  | {line}")));
             }
+            let telemetry = failure.telemetry.iter().map(Option::as_ref);
+            lines.extend(headed(checks::lines_of_gpus(telemetry)));
             lines.push(format!("hmmgpu: error: {}", failure.kind));
         }
         Error::Vm(error) => lines.push(format!("hmmgpu: error: {error}")),
@@ -210,6 +214,7 @@ fn vm_options(
     profile.accel = args.accel.unwrap_or(profile.accel);
     profile.memory = args.memory.unwrap_or(profile.memory);
     profile.vram = args.vram.unwrap_or(profile.vram);
+    profile.check = args.check.unwrap_or(profile.check);
     profile.gpus = args.gpus.unwrap_or(profile.gpus);
     profile.cpus = args.cpus.or(profile.cpus);
     profile.inject.extend_from_slice(&args.inject);
@@ -341,6 +346,24 @@ fn tell_step(event: &VmEvent<'_>, ui: &Ui) {
         }
         VmEvent::ServerStarted { .. } | VmEvent::QemuStarted { .. } | VmEvent::Guest(_) => {}
     }
+}
+
+/// Tells what the checkers of VRAM found.
+fn tell_checks(telemetry: &[Snapshot], ui: &Ui) {
+    let found = checks::lines_of_gpus(telemetry.iter().map(Some));
+    for line in headed(found) {
+        ui.warn(&line);
+    }
+}
+
+/// Reports of the checkers of VRAM, below what they are; nothing where there are none.
+fn headed(found: Vec<String>) -> Vec<String> {
+    if found.is_empty() {
+        return found;
+    }
+    let heading = "the checker of VRAM found errors of the driver:".to_owned();
+    let lines = found.into_iter().map(|line| format!("  | {line}"));
+    std::iter::once(heading).chain(lines).collect()
 }
 
 /// Tells warnings of the guest's kernel.

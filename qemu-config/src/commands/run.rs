@@ -10,7 +10,8 @@ use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::output::Output;
 use super::{
-    Error, console_sink, guest_files, stdout_sink, tell_kernel_warnings, tell_step, vm_options,
+    Error, console_sink, guest_files, stdout_sink, tell_checks, tell_kernel_warnings, tell_step,
+    vm_options,
 };
 use crate::cli::RunArgs;
 use crate::exit;
@@ -67,6 +68,7 @@ pub(super) fn run(args: &RunArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, 
     let outcome = result?;
     told.transpose()?;
     tell_kernel_warnings(&outcome.kernel_warnings, ui);
+    tell_checks(&outcome.telemetry, ui);
     Ok(exit::of_guest(outcome.status))
 }
 

@@ -45,6 +45,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
     let options = ServeOptions {
         socket: args.socket.clone(),
         vram_bytes: args.vram.0,
+        check: args.check,
         telemetry,
         control: (!args.no_control).then(|| ControlOptions {
             path: args.control.clone(),

@@ -8,7 +8,8 @@ use hmmgpu_guest_protocol::Event;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::{
-    Error, console_sink, guest_files, stdout_sink, tell_kernel_warnings, tell_step, vm_options,
+    Error, console_sink, guest_files, stdout_sink, tell_checks, tell_kernel_warnings, tell_step,
+    vm_options,
 };
 use crate::cli::ShellArgs;
 use crate::exit;
@@ -77,6 +78,7 @@ pub(super) fn shell(args: &ShellArgs, ui: &Ui, interrupt: &Interrupt) -> Result<
     drop(raw);
     let outcome = result?;
     tell_kernel_warnings(&outcome.kernel_warnings, ui);
+    tell_checks(&outcome.telemetry, ui);
     Ok(exit::of_guest(outcome.status))
 }
 

@@ -235,6 +235,7 @@ impl Stress<'_> {
             }
             self.run.add(test);
         }
+        self.run.checks.extend(run.checks);
         for line in run.kernel_warnings {
             // Whether such a line belongs to its scenario was looked at in the guest.
             if reports::is_upstreams(&line) || reports::is_out_of_memory(&line) {

@@ -15,6 +15,7 @@ use crate::testing::record::{Ending, Record};
 use crate::testing::result::Run;
 use crate::testing::tap;
 use crate::text::printable;
+use crate::views::checks;
 use crate::vm::{
     Environment, Failure, FailureKind, LineSink, Remote, Vm, VmError, VmEvent, VmIo, job, sink,
 };
@@ -140,7 +141,10 @@ impl Guest<'_> {
                 }
                 let words = said.last().map_or("it said nothing", String::as_str);
                 Ok(Tested {
-                    run: record.run(outcome.kernel_warnings, Ending::Runner(words)),
+                    run: Run {
+                        checks: checks::lines_of_gpus(outcome.telemetry.iter().map(Some)),
+                        ..record.run(outcome.kernel_warnings, Ending::Runner(words))
+                    },
                     cut_off: None,
                     environment: outcome.environment,
                     failure: None,
@@ -149,12 +153,16 @@ impl Guest<'_> {
             // What was found out before stays.
             Err(VmError::Failed(failure)) if !record.is_empty() => {
                 let why = failure.kind.to_string();
+                let telemetry = failure.telemetry.iter().map(Option::as_ref);
                 let ending = match failure.kind {
                     FailureKind::Lost(_) | FailureKind::Guest(_) => Ending::Lost(&why),
                     _ => Ending::Stopped(&why),
                 };
                 Ok(Tested {
-                    run: record.run(Vec::new(), ending),
+                    run: Run {
+                        checks: checks::lines_of_gpus(telemetry),
+                        ..record.run(Vec::new(), ending)
+                    },
                     cut_off: record.cut_off(ending),
                     environment: failure.environment.clone(),
                     failure: Some(failure),

@@ -18,6 +18,8 @@ pub struct Run {
     pub tests: Vec<Test>,
     /// Lines of the guest kernel's log that are warnings, bugs or stalls.
     pub kernel_warnings: Vec<String>,
+    /// What the checkers of VRAM found.
+    pub checks: Vec<String>,
     /// Why the run ended before all tests had run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incomplete: Option<String>,
@@ -34,11 +36,13 @@ impl Run {
         self.tests.push(test);
     }
 
-    /// Something passed, nothing failed, the kernel did not warn, and nothing is missing.
+    /// Something passed, nothing failed, neither kernel nor checker had anything to say, and nothing
+    /// is missing.
     pub fn is_good(&self) -> bool {
         self.passed > 0
             && self.failed == 0
             && self.kernel_warnings.is_empty()
+            && self.checks.is_empty()
             && self.incomplete.is_none()
     }
 }
@@ -134,6 +138,11 @@ pub(crate) mod tests {
             ..good.clone()
         };
         assert!(!warned.is_good());
+        let checked = Run {
+            checks: vec!["leak".into()],
+            ..good.clone()
+        };
+        assert!(!checked.is_good());
         let incomplete = Run {
             incomplete: Some("lost".into()),
             ..good

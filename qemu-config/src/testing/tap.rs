@@ -73,6 +73,12 @@ pub fn tail(run: &Run) -> Vec<String> {
     for line in &run.kernel_warnings {
         lines.push(format!("#   | {line}"));
     }
+    if !run.checks.is_empty() {
+        lines.push("# the checker of VRAM found errors of the driver:".to_owned());
+    }
+    for line in &run.checks {
+        lines.push(format!("#   | {line}"));
+    }
     if run.passed == 0 {
         lines.push("# not one test passed: the verdict is negative".to_owned());
     }
@@ -142,6 +148,7 @@ mod tests {
             passed: 2,
             failed: 1,
             kernel_warnings: vec!["BUG: x".into()],
+            checks: vec!["leak: y".into()],
             incomplete: Some("the VM was lost".into()),
             ..Run::default()
         };
@@ -151,6 +158,8 @@ mod tests {
                 "Bail out! the VM was lost",
                 "# 2 passed, 1 failed, 0 skipped, 1 kernel warnings, 0.0 s",
                 "#   | BUG: x",
+                "# the checker of VRAM found errors of the driver:",
+                "#   | leak: y",
             ]
         );
         let skipped = Run {

@@ -32,7 +32,8 @@ pub fn lines(events: &[Event], started_ns: u64) -> String {
     text
 }
 
-fn queue_name(kind: QueueKind) -> &'static str {
+/// What a queue is called.
+pub(crate) fn queue_name(kind: QueueKind) -> &'static str {
     match kind {
         QueueKind::Copy => "copy",
         QueueKind::Invalidation => "invalidation",

@@ -88,6 +88,8 @@ pub(crate) struct Counts {
     pub(crate) splits: u64,
     /// Descriptors that failed.
     pub(crate) errors: u64,
+    /// Reports of the checker of VRAM.
+    pub(crate) checks: u64,
     /// Resets, by any cause but a client that left.
     pub(crate) resets: u64,
     /// Accesses to registers that are not defined.
@@ -254,6 +256,7 @@ fn counts(snapshot: &Snapshot) -> Counts {
         fallbacks: sum_of(snapshot.fallbacks.iter().map(|fallbacks| fallbacks.folios)),
         splits: sum_of(events.splits.iter().map(|(_, folios)| *folios)),
         errors: sum_of(events.descriptor_errors.iter().map(|(_, count)| *count)),
+        checks: snapshot.checker.total(),
         resets: sum_of(
             events
                 .resets
@@ -274,6 +277,7 @@ impl Counts {
             fallbacks: self.fallbacks.saturating_sub(before.fallbacks),
             splits: self.splits.saturating_sub(before.splits),
             errors: self.errors.saturating_sub(before.errors),
+            checks: self.checks.saturating_sub(before.checks),
             resets: self.resets.saturating_sub(before.resets),
             unknown_registers: self
                 .unknown_registers

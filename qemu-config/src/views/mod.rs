@@ -1,5 +1,6 @@
 //! What people look at: `hmmgpu smi` and `hmmgpu top`, both made of snapshots.
 
+pub mod checks;
 pub mod events;
 mod figures;
 mod histogram;

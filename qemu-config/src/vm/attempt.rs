@@ -260,6 +260,9 @@ impl<'a> Attempt<'a> {
         for fault in &self.vm.options.profile.inject {
             command.arg("--inject").arg(fault.to_string());
         }
+        command
+            .arg("--check")
+            .arg(self.vm.options.profile.check.to_string());
         let sender = self.sender.clone();
         let mut server = Process::spawn("device server", command, move |status| {
             let _ = sender.send(Message::ServerExited(status));

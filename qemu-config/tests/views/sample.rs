@@ -6,6 +6,7 @@ use hmmgpu_telemetry::snapshot::{
     Mmu, Outcome, Phases, Process, Queue, QueueKind, SCHEMA, Snapshot, Spans, Transfers, Trigger,
     Vram, VramFolios, VramRun,
 };
+use hmmgpu_telemetry::{CheckMode, Checks};
 
 const MS: u64 = 1_000_000;
 
@@ -46,6 +47,10 @@ pub(crate) fn before() -> Snapshot {
         started_ns: 100_000 * MS,
         generation: 1,
         vram: vram(),
+        checker: Checks {
+            mode: CheckMode::Folio,
+            ..Checks::default()
+        },
         transfers: vec![
             transfers(9, Direction::SysToDev, 900, 135 * MS),
             transfers(0, Direction::DevToSys, 46_080, 63 * MS),

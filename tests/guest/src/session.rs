@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hmmgpu::profile::Profile;
 use hmmgpu::size::{MIB, Size};
 use hmmgpu::vm::{Outcome, Vm, VmError, VmOptions, job};
+use hmmgpu_telemetry::CheckMode;
 
 /// A program to be run in the guest.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ pub struct Machine {
     pub vram: Size,
     /// Whether the kernel zeroes memory, as it does by itself.
     pub zeroing: bool,
+    /// How closely the driver's use of VRAM is checked.
+    pub check: CheckMode,
 }
 
 impl Machine {
@@ -58,6 +61,7 @@ impl Machine {
         gpus: 1,
         vram: Size(64 * MIB),
         zeroing: true,
+        check: CheckMode::Folio,
     };
 }
 
@@ -69,6 +73,7 @@ impl Session {
         profile.gpus = machine.gpus;
         profile.vram = machine.vram;
         profile.zeroing = machine.zeroing;
+        profile.check = machine.check;
         let limit: u32 = steps.iter().map(|step| step.limit).sum();
         let mut options = VmOptions::new(profile);
         options.timeout = Some(Duration::from_secs(u64::from(limit) + 300));

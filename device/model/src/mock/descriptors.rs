@@ -2,8 +2,8 @@
 
 use hmmgpu_contract::desc::{
     Desc, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_SPAN_END, FLAG_SRC_VRAM,
-    FLAG_TRIGGER_SHIFT, NOTE_FALLBACK, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, OP_COPY, OP_FENCE,
-    OP_FILL, OP_NOTE, OP_SPAN,
+    FLAG_TRIGGER_SHIFT, NOTE_FALLBACK, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, NOTE_UNLOAD, OP_COPY,
+    OP_FENCE, OP_FILL, OP_NOTE, OP_SPAN,
 };
 use hmmgpu_contract::mmu::{OP_CANCEL, OP_INVALIDATE, OP_REPLAY};
 
@@ -148,6 +148,11 @@ pub fn note(kind: u16, order: u8, count: u32, offset: u64, arg: u64) -> Desc {
 /// NOTE mark.
 pub fn mark(cookie: u64) -> Desc {
     note(NOTE_MARK, 0, 0, 0, cookie)
+}
+
+/// NOTE unload.
+pub fn unload() -> Desc {
+    note(NOTE_UNLOAD, 0, 0, 0, 0)
 }
 
 /// The same transfer for another trigger, a TRIGGER value.

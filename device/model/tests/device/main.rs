@@ -1,6 +1,7 @@
 //! The whole device, driven by the mock driver: no guest, no transport.
 
 mod bounds;
+mod checker;
 mod compute;
 mod dma;
 mod fields;

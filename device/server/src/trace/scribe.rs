@@ -307,8 +307,11 @@ impl<'a, W: Write> Scribe<'a, W> {
             Record::Mark { cookie, time_ns } => {
                 self.instant(source, "mark", "mark", time_ns, json!({ "cookie": cookie }))?;
             }
-            // One for each batch of copies, which shows by itself.
-            Record::Fence { .. } => {}
+            // One for each batch of copies, which shows by itself; and what the checker of VRAM is told.
+            Record::Fence { .. }
+            | Record::Touch(_)
+            | Record::Changed { .. }
+            | Record::Unload { .. } => {}
             // Of a generation that is over.
             Record::SpanBegin { .. }
             | Record::Phases { .. }

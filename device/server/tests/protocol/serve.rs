@@ -11,6 +11,7 @@ use hmmgpu_server::{
     ControlOptions, MetricsListener, ServeError, ServeOptions, Server, Shutdown, SocketError,
     TelemetryOutput, serve,
 };
+use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
 use tempfile::TempDir;
 
@@ -88,6 +89,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
     ServeOptions {
         socket: socket.to_owned(),
         vram_bytes: VRAM_BYTES,
+        check: CheckMode::Folio,
         telemetry: None,
         control: None,
         trace: None,

@@ -68,6 +68,7 @@ fn note(kind: NoteKind, order: u8) -> Record {
         address: 0,
         order,
         count: 1,
+        index: 0,
     }
 }
 

@@ -7,12 +7,17 @@ use std::path::Path;
 
 use hmmgpu_telemetry::control::{Hello, INTERVAL_MS, PROTOCOL, Reply, Request};
 use hmmgpu_telemetry::snapshot::{LATENCY_BUCKET_RATIO, SCHEMA, Snapshot};
-use hmmgpu_telemetry::{MAX_EVENTS, MAX_OPEN_SPANS, MAX_PROCESSES, MAX_WINDOW_ROWS, MAX_WINDOWS};
+use hmmgpu_telemetry::{
+    MAX_CHECK_REPORTS, MAX_EVENTS, MAX_OPEN_SPANS, MAX_PAGE_EVENTS, MAX_PROCESSES, MAX_WINDOW_ROWS,
+    MAX_WINDOWS,
+};
 
 /// The page.
 fn page() -> String {
     // What comments link to that is no type: the reader of a document has values, not names.
     let constants = [
+        ("MAX_CHECK_REPORTS", MAX_CHECK_REPORTS.to_string()),
+        ("MAX_PAGE_EVENTS", MAX_PAGE_EVENTS.to_string()),
         ("SCHEMA", format!("`{SCHEMA}`")),
         ("PROTOCOL", format!("`{PROTOCOL}`")),
         ("LATENCY_BUCKET_RATIO", format!("{LATENCY_BUCKET_RATIO:.4}")),

@@ -83,6 +83,7 @@ const PLAIN: &[Plain] = &[
     Plain("fallbacks", "", "large folios that did not move whole", |c| json!(c.sample.figures.events.fallbacks)),
     Plain("splits", "", "large folios in VRAM that were split", |c| json!(c.sample.figures.events.splits)),
     Plain("errors", "", "descriptors that failed", |c| json!(c.sample.figures.events.errors)),
+    Plain("checks", "", "reports of the checker of VRAM", |c| json!(c.sample.figures.events.checks)),
     Plain("resets", "", "resets, but for those of a VM that left", |c| json!(c.sample.figures.events.resets)),
     Plain("unknown_registers", "", "accesses to registers that are not defined", |c| {
         json!(c.sample.figures.events.unknown_registers)

@@ -4,11 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::{Direction, FolioState, Snapshot};
 
 use super::processes::{others, shown};
 use super::{Gpu, Sample, link_state};
 use crate::text::printable;
+use crate::views::checks;
 use crate::views::figures::{Figures, resets, way_name};
 use crate::views::units;
 use crate::vm::REVISION;
@@ -230,12 +232,18 @@ fn events(frame: &mut Frame, snapshot: &Snapshot, figures: &Figures) {
         units::count(events.splits),
     ));
     frame.list(&fallbacks(snapshot));
+    let checks = &snapshot.checker;
+    let found = match checks.mode {
+        CheckMode::Off => "VRAM checks off".to_owned(),
+        _ => format!("VRAM checks {}", units::count(checks.total())),
+    };
     frame.line(&format!(
-        "Errors   descriptors {}, unknown registers {}, wrong notes {}",
+        "Errors   descriptors {}, unknown registers {}, wrong notes {}, {found}",
         units::count(events.errors),
         units::count(events.unknown_registers),
         units::count(snapshot.vram.inconsistent_notes),
     ));
+    frame.list(&checks::counts(checks));
     frame.line(&format!("Resets   {}", resets(snapshot)));
 }
 
@@ -324,6 +332,7 @@ fn processes(frame: &mut Frame, gpus: &[Gpu]) {
 
 #[cfg(test)]
 mod tests {
+    use hmmgpu_telemetry::CheckKind;
     use hmmgpu_telemetry::snapshot::{Fallbacks, Process};
 
     use super::*;
@@ -349,7 +358,7 @@ mod tests {
             "| Faults   GPU 30796, replayed 30285 (p50 2.69 ms, p99 72.9 ms), CPU 12345     |",
             // Of two triggers.
             "|          order 9 to device: 12055 no_vram; order 9 to device: 3 shared       |",
-            "| Errors   descriptors 1, unknown registers 0, wrong notes 0                   |",
+            "| Errors   descriptors 1, unknown registers 0, wrong notes 0, VRAM checks 0    |",
             "| Resets   register 1, vfio_user 1, disconnect 4                               |",
             "|   0     212 svm-mix            514 MiB      30       7  1.95 GiB   200 MiB   |",
         ] {
@@ -396,6 +405,25 @@ mod tests {
         let others = "93 others, 3 of them with VRAM: see --json";
         assert!(text.contains(others), "{text}");
         assert!(text.lines().count() <= 30, "{text}");
+    }
+
+    #[test]
+    fn what_the_checker_of_vram_found_is_told() {
+        let shown = |mode| {
+            let mut gpu = sample::gpu();
+            let checker = &mut gpu.state.as_mut().unwrap().snapshot.checker;
+            checker.mode = mode;
+            checker.counts = vec![(CheckKind::ReadUnwritten, 2), (CheckKind::Leak, 1)];
+            table(&[gpu])
+        };
+        let text = shown(CheckMode::Full);
+        assert!(text.contains("wrong notes 0, VRAM checks 3"), "{text}");
+        assert!(
+            text.contains("|          read_unwritten 2; leak 1 "),
+            "{text}"
+        );
+        let text = shown(CheckMode::Off);
+        assert!(text.contains("VRAM checks off"), "{text}");
     }
 
     #[test]

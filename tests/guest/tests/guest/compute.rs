@@ -19,7 +19,7 @@ const TWO_GPUS: Machine = Machine {
     memory: Size(2048 * MIB),
     gpus: 2,
     vram: Size(256 * MIB),
-    zeroing: true,
+    ..Machine::SMALL
 };
 
 const PROGRAMS: &[Step] = &[

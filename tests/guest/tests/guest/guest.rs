@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
+use hmmgpu::views::checks::lines;
+use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::Snapshot;
 use hmmgpu_vm_tests::program::Program;
 use hmmgpu_vm_tests::session::{Machine, Session, Step};
@@ -49,7 +51,7 @@ impl Guest {
     pub(crate) fn general(self: &Arc<Guest>, part: &str) -> Vec<Trial> {
         /// A test: its name and what it does.
         type Check = (&'static str, fn(&Guest) -> Result<()>);
-        let checks: [Check; 4] = [
+        let checks: [Check; 5] = [
             ("the_kernel_has_no_complaint", |guest| {
                 the_kernel_has_no_complaint(guest.session()?)
             }),
@@ -58,6 +60,9 @@ impl Guest {
             }),
             ("the_device_has_seen_no_error", |guest| {
                 guest.each_device(the_device_has_seen_no_error)
+            }),
+            ("the_checker_of_vram_has_found_nothing", |guest| {
+                guest.each_device(|host| the_checker_has_found_nothing(host, guest.machine.check))
             }),
             ("no_context_is_left", |guest| {
                 guest.each_device(no_context_is_left)
@@ -157,6 +162,13 @@ fn the_device_has_seen_no_error(host: &Snapshot) -> Result<()> {
         events.fences > 0 && events.descriptors > events.fences,
         "{events:?}"
     );
+    Ok(())
+}
+
+fn the_checker_has_found_nothing(host: &Snapshot, mode: CheckMode) -> Result<()> {
+    let checks = &host.checker;
+    ensure!(checks.mode == mode, "VRAM was checked by {}", checks.mode);
+    ensure!(checks.total() == 0, "{}", lines(checks).join("\n"));
     Ok(())
 }
 

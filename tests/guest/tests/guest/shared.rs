@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use hmmgpu_guest_protocol::{Event, ExitStatus};
 use hmmgpu_guest_workloads::scenario_names;
+use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::{Direction, Trigger};
 use hmmgpu_vm_tests::program::Program;
 use hmmgpu_vm_tests::session::{Machine, Session, Step};
@@ -79,6 +80,12 @@ const RACES: &[Step] = &[
     },
 ];
 
+/// Free VRAM is poisoned, and looked at when it is allocated anew.
+const POISONED: Machine = Machine {
+    check: CheckMode::Full,
+    ..Machine::SMALL
+};
+
 /// Memory is not zeroed, as in the bench.
 const PLAIN: Machine = Machine {
     zeroing: false,
@@ -86,7 +93,7 @@ const PLAIN: Machine = Machine {
 };
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
-    let zeroing = Guest::new(program, Machine::SMALL, ZEROING);
+    let zeroing = Guest::new(program, POISONED, ZEROING);
     let plain = Guest::new(program, PLAIN, NOT_ZEROING);
     let races = Guest::new(program, PLAIN, RACES);
     let mut trials = Vec::new();

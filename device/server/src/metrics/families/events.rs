@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use hmmgpu_telemetry::CheckKind;
 use hmmgpu_telemetry::snapshot::{EngineState, Queue, Snapshot};
 
 use super::{Family, counter, gauge, name};
@@ -37,6 +38,20 @@ pub(super) const FAMILIES: &[Family] = &[
         "",
         "Descriptors that did not end well, by status.",
         |to, from| each_named(to, "status", &from.events.descriptor_errors),
+    ),
+    counter(
+        "hmmgpu_check_reports_total",
+        "",
+        "Reports of the checker of VRAM, by what the driver did wrong.",
+        |to, from| {
+            for kind in CheckKind::ALL {
+                let found = from.checker.counts.iter().find(|(found, _)| *found == kind);
+                to.put(
+                    &[("kind", &kind.name())],
+                    found.map_or(0, |(_, count)| *count),
+                );
+            }
+        },
     ),
     counter("hmmgpu_resets_total", "", "Resets by cause.", |to, from| {
         each_named(to, "cause", &from.events.resets);

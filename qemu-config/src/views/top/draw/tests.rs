@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use hmmgpu_telemetry::CheckKind;
 use hmmgpu_telemetry::snapshot::{Process, VramRun};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -34,6 +35,19 @@ fn shown(top: &Top, width: u16, height: u16) -> String {
 fn the_whole_screen_at_80_by_24() {
     let text = shown(&top(false), 80, 24);
     assert_eq!(text, include_str!("80x24.txt").trim_end(), "\n{text}");
+}
+
+#[test]
+fn what_the_checker_of_vram_found_is_told() {
+    let mut top = top(false);
+    let mut snapshot = sample::now();
+    snapshot.checker.counts = vec![(CheckKind::Leak, 3)];
+    top.apply(News::Snapshot("/a".into(), Box::new(snapshot)));
+    let text = shown(&top, 80, 24);
+    assert!(
+        text.contains("\n errors 1, VRAM checks 3, fallbacks "),
+        "{text}"
+    );
 }
 
 #[test]

@@ -40,16 +40,20 @@ pub(crate) fn events(panel: &Panel<'_>, gpu: &Gpu, area: Rect, buffer: &mut Buff
         )),
     ];
     let errors = format!("errors {}", units::short_count(all.errors));
-    let other = vec![
-        vec![if all.errors > 0 {
-            Span::styled(errors, panel.palette.bad())
-        } else {
-            Span::raw(errors)
-        }],
+    let bad = |text: String, count: u64| match count {
+        0 => vec![Span::raw(text)],
+        _ => vec![Span::styled(text, panel.palette.bad())],
+    };
+    let mut other = vec![bad(errors, all.errors)];
+    if all.checks > 0 {
+        let checks = format!("VRAM checks {}", units::short_count(all.checks));
+        other.push(bad(checks, all.checks));
+    }
+    other.extend([
         counted("fallbacks", all.fallbacks, now.fallbacks),
         counted("splits", all.splits, now.splits),
         plain(format!("replayed {}", units::short_count(all.replays))),
-    ];
+    ]);
     // One that has stopped may be why nothing moves.
     let (stopped, running): (Vec<_>, Vec<_>) = snapshot
         .queues
