@@ -19,7 +19,7 @@ use crate::sandbox::{Bind, ToolRoot};
 use crate::{ImageError, run};
 
 /// Counts changes in what the base holds.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Shell, workloads and driver; little else.
 const ROOM: u64 = 100 << 20;
 /// Where init finds the paths of modules to load, in order, one a line.
@@ -104,23 +104,22 @@ pub(crate) fn get(
     Ok(path.join("base.cpio"))
 }
 
-/// Copies of the modules that the guest needs, unpacked, with their path among the modules; in
-/// the order that they load in.
+/// Copies of the modules that the guest needs, unpacked, in the same order.
 fn unpack_modules(
     context: &Context,
     root: &ToolRoot,
     needed: Vec<ModuleFile>,
     folder: &Path,
     log: &Path,
-) -> Result<Vec<(PathBuf, PathBuf)>, ImageError> {
+) -> Result<Vec<ModuleFile>, ImageError> {
     std::fs::create_dir(folder).map_err(ImageError::io("create", folder))?;
     let mut modules = Vec::new();
     for (number, module) in needed.into_iter().enumerate() {
-        let (from, path) = (module.file, module.name);
-        let Some((program, name)) = unpacker(&path) else {
-            modules.push((from, path));
+        let Some((program, name)) = unpacker(&module.name) else {
+            modules.push(module);
             continue;
         };
+        let (from, path) = (module.file, module.name);
         let copy = folder.join(format!("{number}.ko"));
         let ending = path.extension().unwrap_or_default();
         let packed = folder.join(format!("{number}.ko.{}", ending.to_string_lossy()));
@@ -141,7 +140,13 @@ fn unpack_modules(
             log,
             |_| {},
         )?;
-        modules.push((copy, name));
+        let unpacked = |path: PathBuf| unpacker(&path).map_or(path, |(_, name)| name);
+        modules.push(ModuleFile {
+            file: copy,
+            name,
+            needs: module.needs.into_iter().map(unpacked).collect(),
+            early: module.early,
+        });
     }
     Ok(modules)
 }
@@ -170,7 +175,7 @@ fn write_base(
     driver: &Path,
     programs: &GuestPrograms,
     applets: &[String],
-    modules: &[(PathBuf, PathBuf)],
+    modules: &[ModuleFile],
 ) -> io::Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in FOLDERS {
@@ -195,11 +200,17 @@ fn write_base(
     let home = format!("lib/modules/{}", kernel.release);
     let mut list = String::new();
     let mut dependencies = format!("{DRIVER}:\n");
-    for (file, name) in modules {
-        let name = name.display();
-        archive.copy(&format!("{home}/{name}"), file)?;
-        list.push_str(&format!("/{home}/{name}\n"));
-        dependencies.push_str(&format!("{name}:\n"));
+    for module in modules {
+        let name = module.name.display();
+        archive.copy(&format!("{home}/{name}"), &module.file)?;
+        if module.early {
+            list.push_str(&format!("/{home}/{name}\n"));
+        }
+        dependencies.push_str(&format!("{name}:"));
+        for path in &module.needs {
+            dependencies.push_str(&format!(" {}", path.display()));
+        }
+        dependencies.push('\n');
     }
     archive.file(MODULE_LIST, 0o644, list.as_bytes())?;
     archive.copy(&format!("{home}/{DRIVER}"), driver)?;

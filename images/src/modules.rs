@@ -10,35 +10,48 @@ use crate::kernel::{Kernel, Modules};
 /// What the guest needs before it can speak with the host. Debian builds most of them in.
 pub(crate) const NEEDED: &[&str] = &["virtio_pci", "virtio_console"];
 
-/// A module that is to be loaded.
+/// What programs in the guest may want to load: swap, a disk, a power button. A kernel may have
+/// been built without.
+const OFFERED: &[&str] = &["zram", "loop", "button"];
+
+/// A module for the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ModuleFile {
     /// On the host.
     pub(crate) file: PathBuf,
     /// Relative to `/lib/modules/RELEASE` in the guest, perhaps with the ending of a packer.
     pub(crate) name: PathBuf,
+    /// Names of those that it needs, nearest first.
+    pub(crate) needs: Vec<PathBuf>,
+    /// Whether init loads it before anything else.
+    pub(crate) early: bool,
 }
 
-/// The modules to load, in order, for [`NEEDED`] to be there.
+/// The modules for [`NEEDED`] to be there, in the order that they load in, and then those for
+/// [`OFFERED`].
 pub(crate) fn needed(kernel: &Kernel) -> Result<Vec<ModuleFile>, ImageError> {
-    match &kernel.modules {
-        Modules::Installed(folder) => {
-            let paths = ModuleIndex::read(folder)?.resolve(kernel, NEEDED)?;
-            let in_folder = |name: PathBuf| ModuleFile {
-                file: folder.join(&name),
-                name,
-            };
-            Ok(paths.into_iter().map(in_folder).collect())
-        }
-        Modules::Tree(folder) => {
-            let paths = ModuleIndex::of_tree(folder)?.resolve(kernel, NEEDED)?;
-            let in_tree = |path: PathBuf| ModuleFile {
-                file: folder.join(&path),
-                name: Path::new("kernel").join(path),
-            };
-            Ok(paths.into_iter().map(in_tree).collect())
-        }
-    }
+    let (folder, index, home) = match &kernel.modules {
+        Modules::Installed(folder) => (folder, ModuleIndex::read(folder)?, ""),
+        Modules::Tree(folder) => (folder, ModuleIndex::of_tree(folder)?, "kernel"),
+    };
+    let early = index.resolve(kernel, NEEDED)?;
+    let offered: Vec<_> = OFFERED
+        .iter()
+        .copied()
+        .filter(|name| index.loadable.contains_key(*name))
+        .collect();
+    let mut later = index.resolve(kernel, &offered)?;
+    later.retain(|path| !early.contains(path));
+    let home = Path::new(home);
+    let module = |path: &PathBuf, early| ModuleFile {
+        file: folder.join(path),
+        name: home.join(path),
+        needs: index.needs(path).map(|path| home.join(path)).collect(),
+        early,
+    };
+    let early = early.iter().map(|path| module(path, true));
+    let later = later.iter().map(|path| module(path, false));
+    Ok(early.chain(later).collect())
 }
 
 /// Modules by name, and what each needs, from `modules.dep` and `modules.builtin`.
@@ -73,7 +86,7 @@ impl ModuleIndex {
             })
             .collect();
         let mut index = Self::parse("", &read(folder, "modules.builtin")?);
-        for wanted in NEEDED {
+        for wanted in NEEDED.iter().chain(OFFERED) {
             let mut needs = Vec::new();
             let mut to_do = vec![(*wanted).to_owned()];
             while let Some(name) = to_do.pop() {
@@ -111,6 +124,12 @@ impl ModuleIndex {
             .map(|line| name_of(Path::new(line)))
             .collect();
         Self { loadable, built_in }
+    }
+
+    /// Paths of those that a module needs, nearest first.
+    fn needs(&self, path: &Path) -> impl Iterator<Item = &PathBuf> {
+        let entry = self.loadable.get(&name_of(path));
+        entry.into_iter().flat_map(|(_, needs)| needs)
     }
 
     /// Paths to load, in order, for `wanted` to be there; those built in need none.
@@ -272,6 +291,25 @@ mod tests {
         assert_eq!(names[3], "kernel/drivers/char/virtio_console.ko");
         let file = folder.path().join("drivers/char/virtio_console.ko");
         assert_eq!(files[3].file, file);
+        assert!(files.iter().all(|module| module.early));
+    }
+
+    #[test]
+    fn what_a_kernel_can_offer_comes_later_with_what_it_needs() {
+        let (_folder, kernel) = tree(&[
+            ("drivers/char/virtio_console", "a"),
+            ("lib/a", ""),
+            ("lib/b", ""),
+            ("drivers/block/zram", "b,a"),
+        ]);
+        let files = needed(&kernel).unwrap();
+        let later: Vec<_> = files.iter().filter(|module| !module.early).collect();
+        let names: Vec<_> = later.iter().map(|m| m.name.to_str().unwrap()).collect();
+        assert_eq!(names, ["kernel/lib/b.ko", "kernel/drivers/block/zram.ko"]);
+        let mut needs = later[1].needs.clone();
+        needs.sort();
+        let paths = ["kernel/lib/a.ko", "kernel/lib/b.ko"].map(PathBuf::from);
+        assert_eq!(needs, paths);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Scenario {
 pub enum Machine {
     /// Nothing in particular.
     Plain,
+    /// So little memory that all of it can be taken within seconds.
+    LittleMemory,
     /// Two nodes of memory.
     TwoNodes,
     /// A GPU that can be unplugged.
@@ -40,8 +42,9 @@ pub enum Machine {
 
 impl Machine {
     /// All of them, in the order that they are started in.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Plain,
+        Self::LittleMemory,
         Self::TwoNodes,
         Self::Pluggable,
         Self::FewAddressBits,
@@ -51,6 +54,7 @@ impl Machine {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::LittleMemory => "little-memory",
             Self::TwoNodes => "two-nodes",
             Self::Pluggable => "pluggable",
             Self::FewAddressBits => "few-address-bits",
@@ -84,6 +88,91 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kill",
         machine: Machine::Plain,
         about: "Processes exit and are killed in the middle of their migrations",
+    },
+    Scenario {
+        name: "cold-pageout",
+        machine: Machine::Plain,
+        about: "Memory is said to be cold, and swapped out",
+    },
+    Scenario {
+        name: "collapse",
+        machine: Machine::Plain,
+        about: "MADV_COLLAPSE makes large folios of memory that is partly on the device",
+    },
+    Scenario {
+        name: "uffd-wp",
+        machine: Machine::Plain,
+        about: "userfaultfd holds writes; none may get past it",
+    },
+    Scenario {
+        name: "soft-dirty",
+        machine: Machine::Plain,
+        about: "pagemap and smaps are read; no written page may be forgotten",
+    },
+    Scenario {
+        name: "direct-io",
+        machine: Machine::Plain,
+        about: "O_DIRECT pins pages that are asked to move, and writes to them",
+    },
+    Scenario {
+        name: "vmsplice",
+        machine: Machine::Plain,
+        about: "Pages are lent to a pipe and asked to move",
+    },
+    Scenario {
+        name: "ksm",
+        machine: Machine::Plain,
+        about: "Pages of equal content are merged and parted",
+    },
+    Scenario {
+        name: "swap-pressure",
+        machine: Machine::Plain,
+        about: "The kernel reclaims to zram all the time",
+    },
+    Scenario {
+        name: "memory-limit",
+        machine: Machine::Plain,
+        about: "A control group has less memory than it uses, VRAM included",
+    },
+    Scenario {
+        name: "fragmented-vram",
+        machine: Machine::Plain,
+        about: "VRAM has no room for large folios though most of it is free",
+    },
+    Scenario {
+        name: "fragmented-memory",
+        machine: Machine::LittleMemory,
+        about: "Large folios cannot be allocated for the way home",
+    },
+    Scenario {
+        name: "cpu-hotplug",
+        machine: Machine::Plain,
+        about: "A CPU goes and comes back",
+    },
+    Scenario {
+        name: "out-of-memory",
+        machine: Machine::LittleMemory,
+        about: "The kernel ends processes because memory is over",
+    },
+    Scenario {
+        name: "numa",
+        machine: Machine::TwoNodes,
+        about: "mbind and migrate_pages move memory between nodes",
+    },
+    Scenario {
+        name: "unbind",
+        machine: Machine::Pluggable,
+        about: "The driver is unbound, the device removed, and both come back",
+    },
+    Scenario {
+        name: "unplug",
+        machine: Machine::Pluggable,
+        about: "The host unplugs the device and plugs it in again",
+    },
+    Scenario {
+        name: "few-address-bits",
+        machine: Machine::FewAddressBits,
+        about: "A large aperture takes much of few physical address bits",
     },
 ];
 

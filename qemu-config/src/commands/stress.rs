@@ -1,5 +1,6 @@
 //! `hmmgpu stress`: scenarios in guests, one after the other.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,13 +23,16 @@ use crate::stress::plan::{Group, groups};
 use crate::stress::result::{Guest, SCHEMA, StressResult};
 use crate::stress::{device, machine, repeat};
 use crate::testing::record::Record;
-use crate::testing::result::Run;
+use crate::testing::result::{Run, Test};
 use crate::testing::tap;
 use crate::views::events;
 use crate::vm::{Failure, LineSink, Order, Remote, Vm, VmError, VmEvent};
 
 /// A guest that says nothing for so long beyond a scenario's own limit is stuck as a whole.
 const SILENCE: Duration = Duration::from_secs(90);
+
+/// How often a guest that is silent is looked at, and one that sleeps is woken.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Events of a device that are told after a failure.
 const EVENTS: usize = 40;
@@ -123,6 +127,8 @@ struct Told {
     devices: Vec<PathBuf>,
     /// When the guest said something last.
     heard: Option<Instant>,
+    /// The guest sleeps, or is about to.
+    wake: bool,
     /// What the devices said of themselves after each failure, in order.
     said: Vec<Vec<String>>,
 }
@@ -143,6 +149,10 @@ impl Stress<'_> {
     /// Runs the scenarios of one machine, in a new guest after each failure. Gives why nothing more
     /// can be run, if so.
     fn group(&mut self, group: &Group) -> Result<Option<Box<Failure>>, Error> {
+        let group = &self.supported(group)?;
+        if group.scenarios.is_empty() {
+            return Ok(None);
+        }
         let begun = Instant::now();
         let mut from = (1, 0);
         while let Some(plan) = group.plan(self.seed, from, begun.elapsed()) {
@@ -167,6 +177,37 @@ impl Stress<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The group without the scenarios that this QEMU cannot run, which are told as skipped.
+    fn supported(&mut self, group: &Group) -> Result<Group, Error> {
+        let mut group = group.clone();
+        let qemu = self.vm.qemu_version()?;
+        let mut skipped = Vec::new();
+        group.scenarios.retain(|name| {
+            let why = machine::unsupported(name, qemu);
+            skipped.extend(why.map(|why| (name.clone(), why)));
+            why.is_none()
+        });
+        for (name, why) in skipped {
+            let end = TestEnd {
+                round: 1,
+                name,
+                result: TestResult::Skip,
+                reason: why.to_owned(),
+                seconds: 0.0,
+                seed: None,
+                counted: BTreeMap::new(),
+                output: Vec::new(),
+                kernel_log: Vec::new(),
+                kernel_warned: false,
+            };
+            for line in tap::test(self.run.tests.len() + 1, &end) {
+                self.print(&line)?;
+            }
+            self.run.add(Test::from(&end));
+        }
+        Ok(group)
     }
 
     /// Boots a guest and runs the plan until its end or its first failure.
@@ -201,8 +242,14 @@ impl Stress<'_> {
         let told = Arc::clone(&self.told);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                while end.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
-                    let heard = lock(&told).heard;
+                while end.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                    let (heard, wake) = {
+                        let told = lock(&told);
+                        (told.heard, told.wake)
+                    };
+                    if wake {
+                        remote.order(Order::PressPower);
+                    }
                     if heard.is_some_and(|heard| heard.elapsed() > LIMIT + SILENCE) {
                         let limit = (LIMIT + SILENCE).as_secs();
                         remote.order(Order::Stop(format!("it said nothing for {limit} s")));
@@ -288,10 +335,11 @@ impl Teller {
                 lines
             }
             TestEvent::Asked { request } => {
-                self.remote.order(match *request {
-                    HostRequest::Unplug { gpu } => Order::Unplug(gpu),
-                    HostRequest::Replug { gpu } => Order::Replug(gpu),
-                });
+                match *request {
+                    HostRequest::Unplug { gpu } => self.remote.order(Order::Unplug(gpu)),
+                    HostRequest::Replug { gpu } => self.remote.order(Order::Replug(gpu)),
+                    HostRequest::Wake { on } => lock(&self.told).wake = on,
+                }
                 return Ok(());
             }
             TestEvent::Listed { .. } | TestEvent::NoSuchTest { .. } | TestEvent::Done => {

@@ -19,16 +19,14 @@ use super::remote::Order;
 use super::runtime_dir::RuntimeDir;
 use super::supervise::{Process, describe, was_ended};
 use super::{
-    Environment, Failure, FailureKind, LineSink, Outcome, REVISION, Stdin, Vm, VmError, VmEvent,
-    VmIo, host, read_snapshot,
+    Environment, Failure, FailureKind, LineSink, Outcome, QEMU, REVISION, Stdin, Vm, VmError,
+    VmEvent, VmIo, host, read_snapshot,
 };
 use crate::accel::Accel;
 use crate::qemu::command_line::{Machine, Sockets, gpu_device, gpu_id, kernel_args};
 use crate::qemu::qmp::{Notice, Qmp, QmpError};
 use crate::text::{Tail, for_each_line, printable};
 
-/// QEMU in the tool root.
-const QEMU: &str = "qemu-system-x86_64";
 /// Where QEMU sees the folder of the run, and the kernel.
 const INSIDE: &str = "/tmp/vm";
 const KERNEL_INSIDE: &str = "/tmp/vmlinuz";
@@ -640,6 +638,7 @@ impl<'a> Attempt<'a> {
                 let socket = device_folder(Path::new(INSIDE), *gpu).join(DEVICE_SOCKET);
                 qmp.execute("device_add", Some(gpu_device(&socket, *gpu, true)))
             }
+            Order::PressPower => qmp.execute("system_powerdown", None),
         };
         if let Err(error) = done {
             tracing::warn!("{order:?}: {error}");

@@ -200,6 +200,9 @@ pub struct Environment {
     pub revision: String,
 }
 
+/// QEMU in the tool root.
+const QEMU: &str = "qemu-system-x86_64";
+
 /// Revision of this program: `git describe` of its source, else its version.
 pub const REVISION: &str = env!("HMMGPU_REVISION");
 
@@ -335,6 +338,14 @@ pub(crate) fn host(what: impl Into<String>) -> impl FnOnce(io::Error) -> VmError
     move |source| VmError::Host { what, source }
 }
 
+/// The version in what QEMU says of itself, such as `QEMU emulator version 11.1.3 (Debian …)`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let words = said.split_once("version ")?.1;
+    let mut numbers = words.split(|c: char| !c.is_ascii_digit());
+    let major = numbers.next()?.parse().ok()?;
+    Some((major, numbers.next()?.parse().ok()?))
+}
+
 /// A job for this command, with the driver loaded with these parameters.
 pub fn job(argv: impl IntoIterator<Item = impl Into<String>>, driver: &str) -> Job {
     Job {
@@ -418,6 +429,18 @@ impl Vm {
             kernel,
             base_initramfs,
             memory,
+        })
+    }
+
+    /// Major and minor version of the tool root's QEMU.
+    pub fn qemu_version(&self) -> Result<(u32, u32), VmError> {
+        let what = "cannot ask QEMU for its version";
+        let output = self.root.command(QEMU, &[]).arg("--version").output();
+        let output = output.map_err(host(what))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        version(&said).ok_or_else(|| VmError::Host {
+            what: what.to_owned(),
+            source: std::io::Error::other(format!("it said '{}'", said.trim())),
         })
     }
 
@@ -590,4 +613,18 @@ impl VmIo<'_> {
 fn read_snapshot(path: &Path) -> Result<Snapshot, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn qemu_tells_its_version() {
+        let said = "QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1)\nCopyright";
+        assert_eq!(super::version(said), Some((11, 1)));
+        assert_eq!(
+            super::version("QEMU emulator version 12.0\n"),
+            Some((12, 0))
+        );
+        assert_eq!(super::version("something else"), None);
+    }
 }

@@ -19,41 +19,70 @@ pub(crate) enum Place {
     Hole,
     /// In memory, in this page frame.
     Frame(u64),
-    /// Not in memory: on the device, where there is no swap.
+    /// On the device, or on its way.
     Away,
+    /// Swapped out.
+    Swapped,
 }
 
 const PRESENT: u64 = 1 << 63;
 const SWAP: u64 = 1 << 62;
+const SOFT_DIRTY: u64 = 1 << 55;
 const FRAME: u64 = (1 << 55) - 1;
+/// Of an entry that is no frame: the kind of swap. Swap files have the lower half of the numbers.
+const KIND: u64 = (1 << 5) - 1;
+const SWAP_FILES: u64 = 16;
 
 const COMPOUND_HEAD: u64 = 1 << 15;
 const COMPOUND_TAIL: u64 = 1 << 16;
 
 /// Where each page is. Frame numbers need root.
 pub(crate) fn places(memory: &Memory, pages: Range<usize>) -> Result<Vec<Place>> {
+    let place = |entry: u64| {
+        if entry & PRESENT != 0 {
+            Place::Frame(entry & FRAME)
+        } else if entry & SWAP == 0 {
+            Place::Hole
+        } else if entry & KIND < SWAP_FILES {
+            Place::Swapped
+        } else {
+            Place::Away
+        }
+    };
+    Ok(entries(memory, pages)?.into_iter().map(place).collect())
+}
+
+/// Whether each page was written since the kernel was told to forget that.
+pub(crate) fn soft_dirty(memory: &Memory, pages: Range<usize>) -> Result<Vec<bool>> {
+    let entries = entries(memory, pages)?;
+    Ok(entries
+        .iter()
+        .map(|entry| entry & SOFT_DIRTY != 0)
+        .collect())
+}
+
+fn entries(memory: &Memory, pages: Range<usize>) -> Result<Vec<u64>> {
     let file = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
     let mut raw = vec![0; pages.len() * 8];
     let offset = (memory.page_address(pages.start) / PAGE * 8) as u64;
     file.read_exact_at(&mut raw, offset)
         .context("cannot read /proc/self/pagemap")?;
-    Ok(words(&raw)
-        .map(|entry| {
-            if entry & PRESENT != 0 {
-                Place::Frame(entry & FRAME)
-            } else if entry & SWAP != 0 {
-                Place::Away
-            } else {
-                Place::Hole
-            }
-        })
-        .collect())
+    Ok(words(&raw).collect())
 }
 
 /// How many of the pages are on the device.
 pub(crate) fn away(memory: &Memory, pages: Range<usize>) -> Result<usize> {
+    count(memory, pages, Place::Away)
+}
+
+/// How many of the pages are swapped out.
+pub(crate) fn swapped(memory: &Memory, pages: Range<usize>) -> Result<usize> {
+    count(memory, pages, Place::Swapped)
+}
+
+fn count(memory: &Memory, pages: Range<usize>, wanted: Place) -> Result<usize> {
     let places = places(memory, pages)?;
-    Ok(places.iter().filter(|&&place| place == Place::Away).count())
+    Ok(places.iter().filter(|&&place| place == wanted).count())
 }
 
 /// Which share (0 to 1) of the pages is backed by folios of exactly this order, each mapped

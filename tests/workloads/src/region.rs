@@ -174,6 +174,32 @@ impl Region {
         }
     }
 
+    /// Writes a word over and over to the pages that can be written, whatever they hold now.
+    pub(crate) fn repeat(&mut self, range: Range<usize>, word: u64) {
+        for page in range {
+            if self.writable(page) {
+                self.memory.words_mut(page).fill(word);
+                self.written(page, Content::Repeated(word));
+            }
+        }
+    }
+
+    /// Gives advice that changes no content.
+    pub(crate) fn advise(&mut self, range: Range<usize>, advice: Advice) -> Result<()> {
+        for run in self.mapped(range) {
+            self.memory
+                .advise(run, advice)
+                .with_context(|| format!("madvise {advice:?} failed"))?;
+        }
+        Ok(())
+    }
+
+    /// The memory, to be changed by others; what they write has to be told by
+    /// [`written`](Self::written).
+    pub(crate) fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
     /// What the pages that can be read begin with.
     pub(crate) fn sample(&self, range: Range<usize>) -> Vec<u64> {
         let readable = range.filter(|&page| self.readable(page));

@@ -10,6 +10,9 @@ use hmmgpu_guest_protocol::stress::{LIMIT, PROGRAM, StressPlan, seed_of_round};
 
 use super::{process, say};
 
+/// The scenario in which the kernel has to say that it ends processes.
+const OUT_OF_MEMORY: &str = "out-of-memory";
+
 /// Does what the plan says, and ends after the first failure: what the guest is like then nobody
 /// knows.
 pub(super) fn run(plan: &StressPlan) -> Result<()> {
@@ -44,7 +47,9 @@ pub(super) fn run(plan: &StressPlan) -> Result<()> {
 fn scenario(name: &str, round: u32, seed: u32) -> Result<TestEnd> {
     let mut command = Command::new(PROGRAM);
     command.args([name, "--seed", &seed.to_string()]);
-    let expected = |line: &str| reports::is_upstreams(line);
+    let expected = |line: &str| {
+        reports::is_upstreams(line) || (name == OUT_OF_MEMORY && reports::is_out_of_memory(line))
+    };
     let mut end = process::run(command, name, round, LIMIT, expected)?;
     end.seed = Some(seed);
     // A scenario in which the kernel complains has found something, however it ended.

@@ -8,12 +8,14 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use hmmgpu_uapi::Migrate;
 use rustix::io::Errno;
 
 use super::frame::Frame;
+use super::system::{is, pause};
 use super::tally::Figure;
 use crate::device::{Device, Outcome};
 use crate::gpu::{Command, Gpu};
@@ -55,6 +57,11 @@ pub(super) const USUAL: Crew = Crew {
     movers: 1,
     regions: &[(Backing::Huge, 4), (Backing::Huge, 2), (Backing::Small, 1)],
 };
+
+/// What a mutex guards. A thread that panics with it ends the scenario anyway.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What further threads do.
 pub(super) type Extra<'a> = &'a (dyn Fn() -> Result<()> + Sync);
@@ -308,11 +315,13 @@ pub(super) fn some_pages(rng: &mut Rng, pages: usize) -> Range<usize> {
 /// A thread or process that migrates whatever is in some places.
 pub(super) struct Mover<'a> {
     frame: &'a Frame,
-    device: Device,
-    gpu: Gpu,
+    open: Option<(Device, Gpu)>,
     rng: Rng,
     places: Vec<Range<usize>>,
 }
+
+/// What a request and a job of a device say that has gone, and the system of its node.
+const GONE: &[Errno] = &[Errno::NODEV, Errno::NXIO, Errno::NOENT];
 
 impl<'a> Mover<'a> {
     pub(super) fn new(
@@ -322,8 +331,7 @@ impl<'a> Mover<'a> {
     ) -> Result<Mover<'a>> {
         Ok(Mover {
             frame,
-            device: frame.device()?,
-            gpu: Gpu::open(frame.node())?,
+            open: Some((frame.device()?, Gpu::open(&frame.node())?)),
             rng: frame.rng(stream),
             places,
         })
@@ -332,51 +340,80 @@ impl<'a> Mover<'a> {
     /// Migrates until the scenario has done enough.
     pub(super) fn run(&mut self) -> Result<()> {
         while self.frame.running() {
-            self.step()?;
+            match self.step() {
+                Err(error) if self.frame.may_be_absent() && is_gone(&error) => self.open_again()?,
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the device to come back.
+    fn open_again(&mut self) -> Result<()> {
+        // As long as somebody has it open it cannot have its old name.
+        self.open = None;
+        while self.frame.running() {
+            let opened = self.frame.device();
+            let opened = opened.and_then(|device| Ok((device, Gpu::open(&self.frame.node())?)));
+            match opened {
+                Ok(opened) => {
+                    self.open = Some(opened);
+                    break;
+                }
+                Err(error) if is_gone(&error) => pause(5),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
     /// Sends something to the device, by a request or by a job, and mostly requests it home.
-    pub(super) fn step(&mut self) -> Result<()> {
-        let range = self.any_range();
+    fn step(&mut self) -> Result<()> {
+        let range = any_range(&mut self.rng, &self.places);
+        let Some((device, gpu)) = &self.open else {
+            return Ok(());
+        };
         if self.rng.one_in(6) {
-            self.job(&range)?;
+            job(self.frame, gpu, &range)?;
         } else {
-            to_device(self.frame, &self.device, &range)?;
+            to_device(self.frame, device, &range)?;
         }
         if self.rng.one_in(3) {
             return Ok(());
         }
         let range = if self.rng.one_in(4) {
-            self.any_range()
+            any_range(&mut self.rng, &self.places)
         } else {
             range
         };
-        to_system(self.frame, &self.device, &range)
+        to_system(self.frame, device, &range)
     }
+}
 
-    fn any_range(&mut self) -> Range<usize> {
-        let place = &self.places[self.rng.below(self.places.len())];
-        let pages = some_pages(&mut self.rng, place.len() / PAGE);
-        place.start + pages.start * PAGE..place.start + pages.end * PAGE
-    }
+fn is_gone(error: &anyhow::Error) -> bool {
+    GONE.iter().any(|errno| is(error, *errno))
+}
 
-    /// Reads some memory by the mirror. Memory that is not mapped, or may not be read, ends the
-    /// job with EFAULT; its sum means nothing, because workers write meanwhile.
-    fn job(&mut self, range: &Range<usize>) -> Result<()> {
-        self.frame.tally.add(Figure::Begun, 1);
-        let report = self.gpu.attempt(Command::Checksum {
-            src: range.start as u64,
-            words: (range.len().min(UNIT) / 8) as u64,
-        });
-        self.frame.tally.add(Figure::Ended, 1);
-        let report = report.context("a job")?;
-        self.frame.tally.add(Figure::Jobs, 1);
-        match report.error {
-            None | Some(Errno::FAULT) => Ok(()),
-            Some(_) => report.complete().map(drop),
-        }
+fn any_range(rng: &mut Rng, places: &[Range<usize>]) -> Range<usize> {
+    let place = &places[rng.below(places.len())];
+    let pages = some_pages(rng, place.len() / PAGE);
+    place.start + pages.start * PAGE..place.start + pages.end * PAGE
+}
+
+/// Reads some memory by the mirror. Memory that is not mapped, or may not be read, ends the job
+/// with EFAULT; its sum means nothing, because workers write meanwhile.
+fn job(frame: &Frame, gpu: &Gpu, range: &Range<usize>) -> Result<()> {
+    frame.tally.add(Figure::Begun, 1);
+    let report = gpu.attempt(Command::Checksum {
+        src: range.start as u64,
+        words: (range.len().min(UNIT) / 8) as u64,
+    });
+    frame.tally.add(Figure::Ended, 1);
+    let report = report.context("a job")?;
+    frame.tally.add(Figure::Jobs, 1);
+    match report.error {
+        None | Some(Errno::FAULT) => Ok(()),
+        Some(_) => report.complete().map(drop),
     }
 }
 

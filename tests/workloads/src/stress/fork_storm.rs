@@ -82,17 +82,8 @@ fn storm(frame: &Frame, device: &Device, own: &mut Worker<'_>, round: usize) -> 
             (_, ended) => bail!("a fork ended otherwise: {ended:?}"),
         }
     }
-    balance(frame);
+    frame.tally.settle();
     Ok(())
-}
-
-/// Requests of forks that were killed have no end.
-fn balance(frame: &Frame) {
-    let missing = frame
-        .tally
-        .get(Figure::Begun)
-        .saturating_sub(frame.tally.get(Figure::Ended));
-    frame.tally.add(Figure::Ended, missing);
 }
 
 /// This process's part of a storm: it touches single pages only.
@@ -207,7 +198,7 @@ fn readable(pipe: &File, limit: Duration) -> Result<bool> {
 }
 
 /// A fork's exit status; why it failed is told.
-fn told(result: Result<()>) -> i32 {
+pub(super) fn told(result: Result<()>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(error) => {

@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::{Context, Result, ensure};
+use hmmgpu_guest_protocol::runner::{ASKS, HostRequest};
+
+use super::system::pause;
 use super::tally::{Figure, Tally, Trouble};
 use crate::device::Device;
 use crate::pattern::mix;
@@ -14,6 +18,8 @@ use crate::thp;
 /// A scenario goes on for so long until all of its troubles have met a migration. What is meant
 /// to happen happens within seconds; kernels that check everything are much slower.
 const GRACE: Duration = Duration::from_secs(120);
+/// Device nodes that are looked for.
+const NODES: u32 = 8;
 /// Bound of what happens soon.
 pub(super) const SOON: Duration = Duration::from_secs(30);
 
@@ -29,6 +35,18 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// Why a scenario cannot be run here, as an error.
+pub(super) fn skip(why: impl Into<String>) -> Skip {
+    Skip(why.into())
+}
+
+/// Says what the host is to do; there is no answer.
+pub(super) fn ask(request: HostRequest) {
+    if let Ok(request) = serde_json::to_string(&request) {
+        println!("{ASKS}{request}");
+    }
+}
+
 /// A running scenario.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -36,6 +54,8 @@ pub(super) struct Frame {
     seed: u64,
     begun: Instant,
     work: Duration,
+    /// The device may be away for a while.
+    absent: AtomicBool,
     /// What is counted.
     pub(super) tally: Tally,
     // Put back when the scenario ends.
@@ -60,6 +80,7 @@ impl Frame {
             seed: seed_of(name, seed),
             begun: Instant::now(),
             work,
+            absent: AtomicBool::new(false),
             tally: Tally::new(troubles).context("cannot share memory with children")?,
             controls,
         })
@@ -70,14 +91,59 @@ impl Frame {
         Rng::new(self.seed, stream as u64)
     }
 
-    /// The device node.
-    pub(super) fn node(&self) -> &Path {
-        &self.node
+    /// The device's node. One that has come back has another name as long as somebody has it open
+    /// under the old one.
+    pub(super) fn node(&self) -> PathBuf {
+        if self.may_be_absent() && !self.node.exists() {
+            let nodes = (0..NODES).map(|number| PathBuf::from(format!("/dev/hmmgpu{number}")));
+            let other = nodes.into_iter().find(|path| path.exists());
+            return other.unwrap_or_else(|| self.node.clone());
+        }
+        self.node.clone()
     }
 
     /// Opens the device.
     pub(super) fn device(&self) -> Result<Device> {
-        Device::open(&self.node)
+        Device::open(&self.node())
+    }
+
+    /// The device's address on the bus, as sysfs writes it.
+    pub(super) fn pci_address(&self) -> Result<String> {
+        let name = self.node.file_name().unwrap_or_default();
+        let link = Path::new("/sys/class/misc").join(name).join("device");
+        let path = link.canonicalize();
+        let path = path.with_context(|| format!("cannot follow {}", link.display()))?;
+        let address = path.file_name().unwrap_or_default();
+        Ok(address.to_string_lossy().into_owned())
+    }
+
+    /// From now on the device may be away for a while.
+    pub(super) fn expect_absence(&self) {
+        self.absent.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the device may be away.
+    pub(super) fn may_be_absent(&self) -> bool {
+        self.absent.load(Ordering::SeqCst)
+    }
+
+    /// Waits for something that happens soon.
+    pub(super) fn wait(&self, what: &str, happened: impl Fn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        while !happened() {
+            ensure!(
+                Instant::now() < deadline,
+                "waited for {what} for {} s",
+                SOON.as_secs()
+            );
+            pause(5);
+        }
+        Ok(())
+    }
+
+    /// A process that works as long as the scenario does ends within so long.
+    pub(super) fn longest(&self) -> Duration {
+        self.work + GRACE + SOON
     }
 
     /// Whether to go on.

@@ -78,14 +78,8 @@ fn end_some(frame: &Frame, rng: &mut Rng, round: usize, name: &'static str) -> R
             (_, ended) => bail!("a process ended otherwise: {ended:?}"),
         }
     }
-    // Requests that began and did not end were cut off.
-    let cut_off = frame
-        .tally
-        .get(Figure::Begun)
-        .saturating_sub(frame.tally.get(Figure::Ended));
-    frame.tally.add(Figure::Ended, cut_off);
     let now = frame.tally.moment();
-    match cut_off {
+    match frame.tally.settle() {
         0 => frame.tally.happened(name, now, 0),
         _ => frame.tally.happened_in_flight(name),
     }

@@ -3,14 +3,31 @@
 //!
 //! The list of names, which the launcher knows too, is [`hmmgpu_guest_protocol::stress`].
 
+mod cold_pageout;
+mod collapse;
+mod cpu_hotplug;
 mod crew;
+mod direct_io;
+mod few_address_bits;
 mod fork_storm;
+mod fragmented_memory;
+mod fragmented_vram;
 mod frame;
 mod kill;
+mod ksm;
 mod madvise_drop;
+mod memory_limit;
+mod numa;
+mod oom;
 mod order_churn;
 mod partial_mappings;
+mod soft_dirty;
+mod swap_pressure;
+mod system;
 mod tally;
+mod uffd_wp;
+mod unbind;
+mod vmsplice;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -81,6 +98,91 @@ const SCENARIOS: &[Scenario] = &[
         name: "kill",
         troubles: kill::TROUBLES,
         run: kill::run,
+    },
+    Scenario {
+        name: "cold-pageout",
+        troubles: cold_pageout::TROUBLES,
+        run: cold_pageout::run,
+    },
+    Scenario {
+        name: "collapse",
+        troubles: collapse::TROUBLES,
+        run: collapse::run,
+    },
+    Scenario {
+        name: "uffd-wp",
+        troubles: uffd_wp::TROUBLES,
+        run: uffd_wp::run,
+    },
+    Scenario {
+        name: "soft-dirty",
+        troubles: soft_dirty::TROUBLES,
+        run: soft_dirty::run,
+    },
+    Scenario {
+        name: "direct-io",
+        troubles: direct_io::TROUBLES,
+        run: direct_io::run,
+    },
+    Scenario {
+        name: "vmsplice",
+        troubles: vmsplice::TROUBLES,
+        run: vmsplice::run,
+    },
+    Scenario {
+        name: "ksm",
+        troubles: ksm::TROUBLES,
+        run: ksm::run,
+    },
+    Scenario {
+        name: "swap-pressure",
+        troubles: swap_pressure::TROUBLES,
+        run: swap_pressure::run,
+    },
+    Scenario {
+        name: "memory-limit",
+        troubles: memory_limit::TROUBLES,
+        run: memory_limit::run,
+    },
+    Scenario {
+        name: "fragmented-vram",
+        troubles: fragmented_vram::TROUBLES,
+        run: fragmented_vram::run,
+    },
+    Scenario {
+        name: "fragmented-memory",
+        troubles: fragmented_memory::TROUBLES,
+        run: fragmented_memory::run,
+    },
+    Scenario {
+        name: "cpu-hotplug",
+        troubles: cpu_hotplug::TROUBLES,
+        run: cpu_hotplug::run,
+    },
+    Scenario {
+        name: "out-of-memory",
+        troubles: oom::TROUBLES,
+        run: oom::run,
+    },
+    Scenario {
+        name: "numa",
+        troubles: numa::TROUBLES,
+        run: numa::run,
+    },
+    Scenario {
+        name: "unbind",
+        troubles: unbind::UNBIND,
+        run: unbind::unbind,
+    },
+    Scenario {
+        name: "unplug",
+        troubles: unbind::UNPLUG,
+        run: unbind::unplug,
+    },
+    Scenario {
+        name: "few-address-bits",
+        troubles: few_address_bits::TROUBLES,
+        run: few_address_bits::run,
     },
 ];
 

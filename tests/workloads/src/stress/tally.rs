@@ -140,6 +140,16 @@ impl Tally {
             .fetch_add(on_device as u64, Ordering::SeqCst);
     }
 
+    /// Requests of processes that were killed have no end: how many there are, and they count as
+    /// ended. No others may be under way.
+    pub(super) fn settle(&self) -> u64 {
+        let missing = self
+            .get(Figure::Begun)
+            .saturating_sub(self.get(Figure::Ended));
+        self.add(Figure::Ended, missing);
+        missing
+    }
+
     /// A trouble happened, of which the scenario itself knows that a migration was in flight.
     pub(super) fn happened_in_flight(&self, name: &str) {
         self.of(name, Of::Times).fetch_add(1, Ordering::SeqCst);

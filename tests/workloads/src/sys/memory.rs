@@ -54,6 +54,12 @@ pub(crate) enum Advice {
     HugePage,
     /// No huge pages.
     NoHugePage,
+    /// Not needed soon.
+    Cold,
+    /// To be reclaimed now.
+    PageOut,
+    /// Pages of equal content may be merged.
+    Mergeable,
 }
 
 impl Advice {
@@ -64,6 +70,9 @@ impl Advice {
             Advice::Collapse => libc::MADV_COLLAPSE,
             Advice::HugePage => libc::MADV_HUGEPAGE,
             Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
+            Advice::Cold => libc::MADV_COLD,
+            Advice::PageOut => libc::MADV_PAGEOUT,
+            Advice::Mergeable => libc::MADV_MERGEABLE,
         }
     }
 }
@@ -199,6 +208,20 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(address as *mut u64, len / 8) }
     }
 
+    /// The bytes of some pages.
+    pub(crate) fn bytes_of(&self, pages: &Range<usize>) -> &[u8] {
+        let (address, len) = self.part(pages);
+        // SAFETY: as in `words`, for a range that `part` has checked.
+        unsafe { std::slice::from_raw_parts(address as *const u8, len) }
+    }
+
+    /// The bytes of some pages, to write.
+    pub(crate) fn bytes_of_mut(&mut self, pages: &Range<usize>) -> &mut [u8] {
+        let (address, len) = self.part(pages);
+        // SAFETY: as in `words_mut`, for a range that `part` has checked.
+        unsafe { std::slice::from_raw_parts_mut(address as *mut u8, len) }
+    }
+
     /// The bytes of a page.
     pub(crate) fn bytes(&self, page: usize) -> &[u8] {
         let words = self.words(page);
@@ -234,6 +257,13 @@ impl Memory {
         // SAFETY: the range belongs to this value, and `&mut self` says that no reference into
         // it is alive whose content DONTNEED or FREE would change.
         check(unsafe { libc::madvise(address as *mut libc::c_void, len, advice.value()) })
+    }
+
+    /// Keeps some pages in memory.
+    pub(crate) fn lock(&self, pages: Range<usize>) -> io::Result<()> {
+        let (address, len) = self.part(&pages);
+        // SAFETY: the range belongs to this value, and its content does not change.
+        check(unsafe { libc::mlock(address as *const libc::c_void, len) })
     }
 
     /// Changes what some pages may be used for.

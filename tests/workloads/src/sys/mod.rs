@@ -4,5 +4,6 @@ pub(crate) mod call;
 pub(crate) mod fork;
 pub(crate) mod ioctl;
 pub(crate) mod memory;
+pub(crate) mod numa;
 pub(crate) mod pin;
 pub(crate) mod uffd;

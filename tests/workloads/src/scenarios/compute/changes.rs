@@ -39,7 +39,7 @@ impl InTheMiddle {
         let unit = filled.unit(1);
         filled.memory.unmap(unit.clone())?;
         filled.memory.map_again(unit.clone())?;
-        let mut held = Held::new(&filled.memory, unit.clone())
+        let held = Held::new(&filled.memory, unit.clone())
             .context("the kernel has no userfaultfd for faults of its own")?;
         let gpu = setup.gpu()?;
         let job = gpu.submit(command(&filled.memory))?;
