@@ -237,6 +237,14 @@ impl Connection {
         self.done(Command::ClearInjected)
     }
 
+    /// Models a link.
+    ///
+    /// # Errors
+    /// When the server refuses it, or as [`Self::snapshot`].
+    pub fn set_link(&mut self, link: String) -> Result<(), ControlError> {
+        self.done(Command::SetLink { link })
+    }
+
     /// Has something done.
     fn done(&mut self, command: Command) -> Result<(), ControlError> {
         match self.ask(command)? {

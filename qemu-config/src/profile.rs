@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use hmmgpu_images::KernelSpec;
-use hmmgpu_server::FaultSpec;
 use hmmgpu_telemetry::CheckMode;
+use hmmgpu_server::{FaultSpec, LinkSpec};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -56,6 +56,9 @@ pub struct Profile {
     /// Faults that are armed in each device, written as for `--inject`.
     #[serde(default, deserialize_with = "faults")]
     pub inject: Vec<FaultSpec>,
+    /// The link that is modelled, written as for `--link`.
+    #[serde(default, deserialize_with = "link")]
+    pub link: Option<LinkSpec>,
     /// More devices, each the value of one QEMU `-device` option.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -149,6 +152,11 @@ fn faults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FaultSpec>, 
     let faults = Vec::<String>::deserialize(deserializer)?;
     let faults = faults.iter().map(|fault| fault.parse());
     faults.collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+fn link<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LinkSpec>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 fn yes() -> bool {
@@ -446,6 +454,15 @@ mod tests {
         let (line, key, shown) = error("memory = \"2G\"\ninject = [\"copy:burn\"]\n");
         assert_eq!((line, key.as_deref()), (2, Some("inject")));
         assert!(shown.contains("fail, corrupt"), "{shown}");
+    }
+
+    #[test]
+    fn a_profile_may_model_a_link() {
+        let profile = Profile::parse("link = \"8G/6G,2us\"\n", "my.toml").expect("valid");
+        assert_eq!(profile.link, "8G/6G,2us".parse().ok());
+        let (line, key, shown) = error("link = \"fast\"\n");
+        assert_eq!((line, key.as_deref()), (1, Some("link")));
+        assert!(shown.contains("pcie5-x16"), "{shown}");
     }
 
     #[test]

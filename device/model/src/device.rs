@@ -22,6 +22,7 @@ use crate::engine::CopyEngine;
 use crate::host_memory::host_has_room;
 use crate::inject::{FaultSpec, Injector, Late, TooManyFaults};
 use crate::interrupt::{Interrupt, Vectors};
+use crate::link::{Link, LinkSpec};
 use crate::mmu::{Context, FaultQueue, InvalidationEngine};
 use crate::msix::MsixTable;
 use crate::occasional::Occasional;
@@ -189,6 +190,7 @@ impl Device {
             registers,
             may_master: AtomicBool::new(false),
             client: Client::default(),
+            link_model: Link::default(),
             inject: Injector::default(),
             late: Late::default(),
             gone: AtomicBool::new(false),
@@ -436,6 +438,12 @@ impl Device {
         self.shared.disarm();
     }
 
+    /// Models a link between guest RAM and VRAM from now on, or none. With [`Counting::Off`] there is
+    /// no clock to model it by.
+    pub fn set_link(&self, link: LinkSpec) {
+        self.shared.link_model.set(link);
+    }
+
     /// A client of the transport is there, or has gone.
     pub fn client_connected(&self, connected: bool) {
         self.shared.client.connected(connected);
@@ -489,6 +497,7 @@ impl Device {
             queues: self.shared.queues(&view),
             link,
             injected: self.shared.inject.told(),
+            link_model: self.shared.link_model.told(),
         }
     }
 }

@@ -6,6 +6,7 @@ use hmmgpu_telemetry::snapshot::{Direction, Trigger};
 use hmmgpu_telemetry::{Record, TransferKind};
 
 use crate::command::{Source, Transfer};
+use crate::link::Way;
 
 /// Bytes at which a group is full: some 10 us of copying. What is as long is timed alone.
 pub(crate) const BYTES: u64 = 64 << 10;
@@ -78,6 +79,13 @@ impl Group {
     /// Nothing was added yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.descriptors == 0
+    }
+
+    /// What of it went over the link, and which way; what failed did not.
+    pub(crate) fn on_link(&self) -> Option<(Way, u64)> {
+        let fill = self.kind.kind == TransferKind::Fill;
+        let way = Way::of(self.kind.direction, fill)?;
+        (self.status == Status::STATUS_OK).then_some((way, self.bytes))
     }
 
     /// What telemetry is told: all took the same time, one after the other.

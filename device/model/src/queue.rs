@@ -17,6 +17,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
@@ -28,6 +29,7 @@ use crate::command::{Fault, Fence, Place, Source, Transfer};
 use crate::dma::{Access, DmaView};
 use crate::group::{self, Group, Kind};
 use crate::kick::ask_then_look;
+use crate::link::Due;
 use crate::patience::Patience;
 use crate::registers::{ErrorRecord, QueueSetup};
 use crate::ring::Word;
@@ -274,6 +276,8 @@ pub(crate) struct Run<'a> {
     group: Option<Group>,
     /// VRAM that was touched last, of which the checker has not been told.
     touch: Option<Touch>,
+    /// What was copied last, on its way over the link.
+    arrives: Option<Due>,
     /// End of what was timed last, which is where the next begins while the ring is not empty: one
     /// reading of the clock for each.
     clock: u64,
@@ -302,6 +306,7 @@ impl<'a> Run<'a> {
             patience: Patience::default(),
             group: None,
             touch: None,
+            arrives: None,
             clock: 0,
             known: 0,
             waited: Cell::new(0),
@@ -472,8 +477,55 @@ impl<'a> Run<'a> {
         if let Some(group) = self.group.take()
             && !group.is_empty()
         {
+            if self.shared.link_model.modelled() {
+                self.carry(&group);
+            }
             let engine_ns = self.measure();
             self.records.push(group.record(engine_ns, self.clock));
+        }
+    }
+
+    /// What a group has copied goes over the link: waits until it would have arrived, or the run has
+    /// ended.
+    fn carry(&mut self, group: &Group) {
+        let shared = self.shared;
+        let began_ns = self.clock;
+        if let Some((way, bytes)) = group.on_link()
+            && let Some(due) = shared.link_model.due(way, began_ns, bytes)
+        {
+            let now_ns = self.wait_until(due.carried_ns);
+            shared.link_model.went_on(due, began_ns, now_ns, bytes);
+            self.arrives = Some(due);
+        }
+    }
+
+    /// Waits until the other side of the link knows of all that was copied, or the run has ended.
+    fn arrive(&mut self) {
+        if let Some(due) = self.arrives.take() {
+            let now_ns = self.wait_until(due.known_ns);
+            self.shared.link_model.went_on(due, now_ns, now_ns, 0);
+        }
+    }
+
+    /// Waits until a time by the clock of the device, or the run has ended. Returns what it is then.
+    fn wait_until(&self, time_ns: u64) -> u64 {
+        /// A sleep may take so much longer than it should.
+        const SLEEP_NS: u64 = 100_000;
+        /// Whoever ends the run need not wake it.
+        const LOOK: Duration = Duration::from_millis(20);
+        loop {
+            let now_ns = now_ns();
+            let left_ns = time_ns.saturating_sub(now_ns);
+            if left_ns == 0 || !self.lasts() {
+                return now_ns;
+            }
+            self.keep_none();
+            match left_ns.checked_sub(SLEEP_NS) {
+                Some(sleep_ns) => {
+                    std::thread::park_timeout(Duration::from_nanos(sleep_ns).min(LOOK));
+                }
+                None => std::hint::spin_loop(),
+            }
         }
     }
 
@@ -648,6 +700,7 @@ impl<'a> Run<'a> {
         const { assert!(SEQUENCE == 0, "the sequence is the first word") };
         // Whoever has seen the fence finds in telemetry what came before it.
         self.flush();
+        self.arrive();
         let (status, error_index) = self.errors.first.unwrap_or((Status::STATUS_OK, 0));
         let record = FenceRecord {
             sequence,

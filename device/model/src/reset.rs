@@ -57,6 +57,7 @@ impl Shared {
             registers,
             may_master: _, // by set_may_master
             client: _,     // whoever it is of
+            link_model: _, // is not of the function
             inject,
             late: _, // by generation
             gone: _, // which nothing but clearing the fault undoes

@@ -20,6 +20,7 @@ use crate::config_space::ConfigSpace;
 use crate::dma::{DmaMap, DmaView};
 use crate::inject::{Injector, Late};
 use crate::interrupt::Vectors;
+use crate::link::Link;
 use crate::memory::Memory;
 use crate::mmu::{Context, FaultQueue};
 use crate::msix::MsixTable;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) registers: Arc<Mutex<Registers>>,
     pub(crate) may_master: AtomicBool,
     pub(crate) client: Client,
+    /// The link over which engines copy.
+    pub(crate) link_model: Link,
     // Faults on purpose.
     pub(crate) inject: Injector,
     pub(crate) late: Late,

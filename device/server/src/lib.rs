@@ -52,7 +52,7 @@ pub use connection::ConnectionError;
 pub use control::{ControlOptions, MAX_CONTROL_CLIENTS, serve_control_client};
 pub use description::{Description, MmapArea, Region};
 pub use dispatch::serve_client;
-pub use hmmgpu_model::{FaultSpec, SpecError, TooManyFaults};
+pub use hmmgpu_model::{FaultSpec, LinkError, LinkSpec, SpecError, TooManyFaults};
 pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, prometheus_text};
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;

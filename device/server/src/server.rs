@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, TooManyFaults};
 use hmmgpu_telemetry::CheckMode;
+use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, LinkSpec, TooManyFaults};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};
@@ -40,6 +40,8 @@ pub struct ServeOptions {
     pub trace: Option<TraceOptions>,
     /// Faults that are armed from the beginning.
     pub inject: Vec<FaultSpec>,
+    /// The link that is modelled.
+    pub link: LinkSpec,
 }
 
 /// Where a trace is written.
@@ -143,6 +145,7 @@ impl Server {
             ..Config::default()
         })?;
         device.inject(options.inject.clone())?;
+        device.set_link(options.link.clone());
         let socket = BoundSocket::bind(&options.socket)?;
         let control = options
             .control

@@ -17,8 +17,8 @@ use crate::observer::{Observer, Source};
 use crate::processes::Processes;
 use crate::record::{NoteKind, Record, TransferKind};
 use crate::snapshot::{
-    Compute, Events, FaultAction, FaultOutcome, FaultSite, InjectedFault, Link, Mmu, Queue, SCHEMA,
-    Snapshot,
+    Compute, Events, FaultAction, FaultOutcome, FaultSite, InjectedFault, Link, LinkModel, Mmu,
+    Queue, SCHEMA, Snapshot,
 };
 use crate::spans::OpenSpans;
 use crate::vram_map::{Applied, Pages, VramMap};
@@ -87,6 +87,8 @@ pub struct Known {
     pub link: Link,
     /// Faults that were armed.
     pub injected: Vec<InjectedFault>,
+    /// The link that is modelled.
+    pub link_model: Option<LinkModel>,
 }
 
 /// All counters of one device.
@@ -244,6 +246,7 @@ impl Telemetry {
             queues,
             link,
             injected,
+            link_model,
         } = known;
         let state = self.state();
         let windows_dropped = state.windows.dropped();
@@ -300,6 +303,7 @@ impl Telemetry {
             queues,
             link,
             injected,
+            link_model,
             trace: self.observer.get().map(|observer| observer.written()),
             windows,
             windows_dropped,

@@ -79,6 +79,11 @@ pub enum Command {
     },
     /// Disarms all faults; a device that was gone is there again, as after power-on.
     ClearInjected,
+    /// Models a link between guest RAM and VRAM from now on; see `docs/link.md`.
+    SetLink {
+        /// Which one; `off`: none.
+        link: String,
+    },
 }
 
 /// Events for whoever does not say how many.

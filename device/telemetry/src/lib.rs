@@ -15,6 +15,7 @@ mod counters;
 mod events;
 mod histogram;
 mod injected;
+mod link_model;
 mod observer;
 mod processes;
 mod record;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::Checks;
 pub use crate::injected::{FaultAction, FaultOutcome, FaultSite, InjectedFault};
+pub use crate::link_model::{LinkLane, LinkModel};
 
 /// Schema of this document.
 pub const SCHEMA: &str = "hmmgpu.telemetry/2";
@@ -89,6 +90,9 @@ pub struct Snapshot {
     /// What the checker of VRAM found since the server started.
     #[serde(default)]
     pub checker: Checks,
+    /// The link that is modelled; null: as fast as the host copies.
+    #[serde(default)]
+    pub link_model: Option<LinkModel>,
 }
 
 /// VRAM as the driver's notes describe it.

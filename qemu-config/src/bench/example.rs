@@ -138,5 +138,6 @@ pub(crate) fn snapshot(windows: Vec<Window>) -> Snapshot {
         mmu: snapshot::Mmu::default(),
         compute: snapshot::Compute::default(),
         injected: vec![],
+        link_model: None,
     }
 }

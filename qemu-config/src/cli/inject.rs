@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use hmmgpu_server::FaultSpec;
+use hmmgpu_server::{FaultSpec, LinkSpec};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -11,6 +11,7 @@ Examples:
   hmmgpu inject copy.dev_to_sys:corrupt@every:50 'fence:delay=50ms@rate:0.01*20'
   hmmgpu inject engine:hang@5
   hmmgpu inject gpu:gone --gpu 1
+  hmmgpu inject --link pcie4-x8
   hmmgpu inject --list
   hmmgpu inject --clear
 
@@ -30,7 +31,7 @@ server refuses. Other codes: see 'hmmgpu --help'.";
 #[derive(Debug, Args)]
 pub struct InjectArgs {
     /// What is to go wrong.
-    #[arg(value_name = "FAULT", required_unless_present_any = ["list", "clear"])]
+    #[arg(value_name = "FAULT", required_unless_present_any = ["list", "clear", "link"])]
     pub faults: Vec<FaultSpec>,
     /// The GPU of this number, as 'hmmgpu smi' shows them.
     #[arg(long, value_name = "N", conflicts_with = "control")]
@@ -38,6 +39,9 @@ pub struct InjectArgs {
     /// The GPU of this control socket.
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// Model this link from now on; off: none. See docs/link.md.
+    #[arg(long, value_name = "NAME|RATE|off")]
+    pub link: Option<LinkSpec>,
     /// Disarm all faults first; a GPU that was gone is there again, as after power-on.
     #[arg(long)]
     pub clear: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hmmgpu_images::KernelSpec;
-use hmmgpu_server::FaultSpec;
+use hmmgpu_server::{FaultSpec, LinkSpec};
 
 use super::telemetry::TelemetryArgs;
 use hmmgpu_telemetry::CheckMode;
@@ -65,6 +65,11 @@ pub struct MachineArgs {
     /// See 'hmmgpu inject --help'.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<FaultSpec>,
+    /// Model a link between guest RAM and VRAM, for example pcie4-x8, c2c, 12.5G or 8G/6G,2us
+    /// (bytes a second to the device, home, and latency). See docs/link.md. [default: as fast as the
+    /// host copies]
+    #[arg(long, value_name = "NAME|RATE")]
+    pub link: Option<LinkSpec>,
     /// Give up after this time, for example 90, 90s, 10m or 1h.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use hmmgpu_server::FaultSpec;
 use hmmgpu_telemetry::CheckMode;
+use hmmgpu_server::{FaultSpec, LinkSpec};
 
 use super::telemetry::TelemetryArgs;
 use super::values::vram;
@@ -55,6 +55,10 @@ pub struct ServeArgs {
     /// 'hmmgpu inject --help'.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<FaultSpec>,
+    /// Model a link between guest RAM and VRAM, for example pcie4-x8, c2c, 12.5G or 8G/6G,2us
+    /// (bytes a second to the device, home, and latency). See docs/link.md.
+    #[arg(long, value_name = "NAME|RATE", default_value = "off")]
+    pub link: LinkSpec,
     /// Who is told while it works.
     #[command(flatten)]
     pub outputs: TelemetryArgs,

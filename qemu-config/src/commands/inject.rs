@@ -58,6 +58,9 @@ fn act(args: &InjectArgs, path: &std::path::Path) -> Result<Vec<InjectedFault>, 
     if args.clear {
         connection.clear_injected()?;
     }
+    if let Some(link) = &args.link {
+        connection.set_link(link.to_string())?;
+    }
     if !args.faults.is_empty() {
         connection.inject(args.faults.iter().map(ToString::to_string).collect())?;
     }

@@ -218,6 +218,7 @@ fn vm_options(
     profile.gpus = args.gpus.unwrap_or(profile.gpus);
     profile.cpus = args.cpus.or(profile.cpus);
     profile.inject.extend_from_slice(&args.inject);
+    profile.link = args.link.clone().or(profile.link);
     let mut options = VmOptions::new(profile);
     options.kernel_args.clone_from(&args.kernel_args);
     options.timeout = args.timeout;
@@ -341,6 +342,11 @@ fn tell_step(event: &VmEvent<'_>, ui: &Ui) {
                 "{from} does not work on this host ({reason}); using {to}"
             ));
         }
+        VmEvent::SlowHost { gpu, set, reached } => ui.warn(&format!(
+            "GPU {gpu}: the host is slower than the link: {:.1} of {:.1} GB/s were reached",
+            reached / 1e9,
+            set / 1e9
+        )),
         VmEvent::Guest(Event::Booted { kernel, uptime, .. }) => {
             tracing::info!("Linux {kernel} reached user space in {uptime:.1} s");
         }

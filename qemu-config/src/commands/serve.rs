@@ -57,6 +57,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
             label: args.label.clone(),
         }),
         inject: args.inject.clone(),
+        link: args.link.clone(),
     };
     let metrics = args.outputs.metrics.map(|address| {
         MetricsListener::bind(address)

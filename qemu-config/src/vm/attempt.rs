@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job};
 use hmmgpu_images::{Bind, Images};
+use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::ports::{CONNECT_TIME, Port, feed, feed_bytes, pump};
 use super::remote::Order;
@@ -139,6 +140,20 @@ struct Connected {
     terminal: Option<UnixStream>,
 }
 
+/// A link that was not as fast as it was to be is told of, once for each way.
+#[allow(clippy::cast_precision_loss)] // Good for a rate.
+fn tell_slow_host(gpu: u32, snapshot: &Snapshot, io: &mut VmIo<'_>) {
+    let Some(link) = &snapshot.link_model else {
+        return;
+    };
+    for lane in [&link.to_device, &link.to_system] {
+        if let Some(reached) = lane.short() {
+            let set = lane.bytes_per_second as f64;
+            io.tell(&VmEvent::SlowHost { gpu, set, reached });
+        }
+    }
+}
+
 impl<'a> Attempt<'a> {
     pub(super) fn new(vm: &'a Vm, accel: Accel) -> Self {
         let (sender, messages) = unbounded();
@@ -197,7 +212,11 @@ impl<'a> Attempt<'a> {
         if let Some(remote) = &io.remote {
             remote.listen(None);
         }
-        self.finish(folder.path(), result)
+        let outcome = self.finish(folder.path(), result)?;
+        for (gpu, snapshot) in (0..).zip(&outcome.telemetry) {
+            tell_slow_host(gpu, snapshot, io);
+        }
+        Ok(outcome)
     }
 
     /// From nothing to the end of QEMU, or to whatever comes before.
@@ -261,6 +280,9 @@ impl<'a> Attempt<'a> {
         command
             .arg("--check")
             .arg(self.vm.options.profile.check.to_string());
+        if let Some(link) = &self.vm.options.profile.link {
+            command.arg("--link").arg(link.to_string());
+        }
         let sender = self.sender.clone();
         let mut server = Process::spawn("device server", command, move |status| {
             let _ = sender.send(Message::ServerExited(status));

@@ -179,6 +179,15 @@ pub enum VmEvent<'a> {
         /// QEMU's arguments.
         arguments: &'a [String],
     },
+    /// A modelled link is faster than the host copies: its rate was not reached.
+    SlowHost {
+        /// The number of its GPU.
+        gpu: u32,
+        /// Bytes a second that were asked for.
+        set: f64,
+        /// Bytes a second that were reached.
+        reached: f64,
+    },
     /// The guest's init says something.
     Guest(&'a Event),
 }

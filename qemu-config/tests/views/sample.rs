@@ -100,6 +100,7 @@ pub(crate) fn before() -> Snapshot {
         mmu: mmu(),
         compute: Compute::default(),
         injected: Vec::new(),
+        link_model: None,
     }
 }
 

@@ -73,7 +73,9 @@ fn serve(mut client: UnixStream, hello: &Hello) -> Option<()> {
                 .into(),
             Command::Unsubscribe => vec![],
             Command::Events { last } => vec![Answer::Events(events(last))],
-            Command::Inject { .. } | Command::ClearInjected => vec![Answer::Done {}],
+            Command::Inject { .. } | Command::ClearInjected | Command::SetLink { .. } => {
+                vec![Answer::Done {}]
+            }
         };
         for answer in answers {
             let reply = Reply {

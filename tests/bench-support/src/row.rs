@@ -17,6 +17,8 @@ pub enum Target {
     AtLeast(f64),
     /// So much or less.
     AtMost(f64),
+    /// From so much to so much.
+    Between(f64, f64),
     /// It is shown for its own sake.
     None,
 }
@@ -27,6 +29,7 @@ impl Target {
         match self {
             Self::AtLeast(least) => Some(figure >= least),
             Self::AtMost(most) => Some(figure <= most),
+            Self::Between(least, most) => Some((least..=most).contains(&figure)),
             Self::None => None,
         }
     }
@@ -37,6 +40,7 @@ impl fmt::Display for Target {
         match self {
             Self::AtLeast(least) => write!(f, ">= {least}"),
             Self::AtMost(most) => write!(f, "<= {most}"),
+            Self::Between(least, most) => write!(f, "{least} to {most}"),
             Self::None => write!(f, "-"),
         }
     }
@@ -109,6 +113,11 @@ impl Row {
         match self.target {
             Target::AtLeast(_) | Target::None => self.spread.high < before.spread.low,
             Target::AtMost(_) => self.spread.low > before.spread.high,
+            // It may come nearer from either side.
+            Target::Between(..) => {
+                self.target.met(self.spread.median) == Some(false)
+                    && before.target.met(before.spread.median) == Some(true)
+            }
         }
     }
 }

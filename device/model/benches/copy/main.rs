@@ -7,6 +7,7 @@
 //! round by their medians, so that the floor is never one that is slow on this CPU.
 
 mod floor;
+mod links;
 mod rig;
 
 use std::process::ExitCode;
@@ -185,5 +186,6 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut table = Table::new(title, &options)?;
     copies(&mut table, &options)?;
     first_uses(&mut table, &options)?;
+    links::links(&mut table, &options)?;
     Ok(table.finish())
 }

@@ -10,7 +10,7 @@ use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::queue::FenceRecord;
 use hmmgpu_model::mock::descriptors::{Side, copy, fence};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
-use hmmgpu_model::{Config, Device};
+use hmmgpu_model::{Config, Device, LinkSpec};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::floor::{copy_all, ways};
@@ -104,6 +104,10 @@ impl Rig {
             driver,
             turns: 0,
         })
+    }
+
+    pub(crate) fn set_link(&self, link: &LinkSpec) {
+        self.device.set_link(link.clone());
     }
 
     pub(crate) fn driver(&mut self) -> &mut Driver<Arc<Device>> {

@@ -15,4 +15,5 @@ pub use spec::{Action, FaultSpec, Part, SpecError, When};
 
 pub(crate) use armed::Injector;
 pub(crate) use late::{Event, Held, Late};
+pub(crate) use spec::parse_time;
 pub(crate) use transfer::Verdict;

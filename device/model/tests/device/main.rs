@@ -9,6 +9,7 @@ mod handshake;
 mod hostile;
 mod inject;
 mod interrupts;
+mod link;
 mod lost_memory;
 mod mmu;
 mod reference;

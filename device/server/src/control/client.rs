@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hmmgpu_model::{FaultSpec, SpecError};
+use hmmgpu_model::{FaultSpec, LinkSpec, SpecError};
 use hmmgpu_telemetry::control::{Answer, Command, INTERVAL_MS, MAX_REQUEST_BYTES, Reply, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -106,6 +106,13 @@ async fn answer(
             shared.device.clear_injected();
             Answer::Done {}
         }
+        Command::SetLink { link } => match link.parse::<LinkSpec>() {
+            Ok(link) => {
+                shared.device.set_link(link);
+                Answer::Done {}
+            }
+            Err(error) => Answer::Error(error.to_string()),
+        },
     };
     send(writer, id, answer).await
 }

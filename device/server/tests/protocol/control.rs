@@ -412,6 +412,32 @@ fn its_path_is_treated_as_the_other_sockets() {
 }
 
 #[test]
+fn a_link_is_set_and_taken_away() {
+    let server = Running::start();
+    let mut reader = Reader::connect(&server.control);
+    let mut set = |link: &str| {
+        let request = serde_json::json!({ "id": 1, "command": "set_link", "link": link });
+        reader.send(format!("{request}\n"));
+        let reply = reader.reply();
+        reader.send(SNAPSHOT);
+        (reply.answer, reader.snapshot(1).link_model)
+    };
+    let (answer, link) = set("c2c");
+    let link = link.expect("a link");
+    assert_eq!(answer, Answer::Done {});
+    assert_eq!((link.spec.as_str(), link.latency_ns), ("c2c", 1000));
+    assert_eq!(link.to_device.bytes_per_second, 375_000_000_000);
+    let (answer, kept) = set("c3c");
+    assert!(
+        matches!(&answer, Answer::Error(why) if why.contains("'c3c' is not a link")),
+        "{answer:?}"
+    );
+    assert_eq!(kept, Some(link));
+    assert_eq!(set("off"), (Answer::Done {}, None));
+    server.stop();
+}
+
+#[test]
 fn faults_are_armed_all_or_none_and_cleared() {
     let server = Running::start();
     let mut reader = Reader::connect(&server.control);

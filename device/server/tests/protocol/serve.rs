@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use hmmgpu_server::{
-    ControlOptions, MetricsListener, ServeError, ServeOptions, Server, Shutdown, SocketError,
-    TelemetryOutput, serve,
+    ControlOptions, LinkSpec, MetricsListener, ServeError, ServeOptions, Server, Shutdown,
+    SocketError, TelemetryOutput, serve,
 };
 use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
@@ -94,6 +94,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         control: None,
         trace: None,
         inject: Vec::new(),
+        link: LinkSpec::off(),
     }
 }
 

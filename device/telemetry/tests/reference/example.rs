@@ -6,7 +6,7 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultReason;
 use hmmgpu_telemetry::snapshot::{
     Access, Direction, EngineState, FaultAction, FaultOutcome, FaultSite, InjectedFault, Kernel,
-    Link, Outcome, Queue, QueueKind, Trigger,
+    Link, LinkLane, LinkModel, Outcome, Queue, QueueKind, Trigger,
 };
 use hmmgpu_telemetry::{
     FallbackReason, Known, NoteKind, PhaseTimes, ProcessName, Record, Source, Telemetry,
@@ -160,6 +160,20 @@ pub(crate) fn document() -> String {
             msix: true,
             driver: true,
         },
+        link_model: Some(LinkModel {
+            spec: "pcie4-x8".to_owned(),
+            latency_ns: 1000,
+            to_device: LinkLane {
+                bytes_per_second: 12_500_000_000,
+                bytes: 67_108_864,
+                busy_ns: 5_370_000,
+            },
+            to_system: LinkLane {
+                bytes_per_second: 12_500_000_000,
+                bytes: 0,
+                busy_ns: 0,
+            },
+        }),
         injected: vec![InjectedFault {
             spec: "copy:delay=50ms@2".to_owned(),
             site: FaultSite::Copy,
