@@ -8,6 +8,9 @@
 
 #include "batch.h"
 
+/* How often copies of which one has failed are repeated. */
+#define HMMGPU_COPY_RETRIES	2
+
 /*
  * What a migration costs besides its copy can be measured by leaving that out. To
  * set this taints the kernel.
@@ -38,15 +41,21 @@ struct hmmgpu_batch *hmmgpu_batch_get(struct hmmgpu_device *hdev,
 	}
 	spin_unlock(&hdev->batch_lock);
 
-	if (!batch)
+	if (!batch) {
 		batch = kvmalloc(sizeof(*batch), GFP_KERNEL);
-	if (!batch)
-		return NULL;
+		if (!batch)
+			return NULL;
+		batch->checksums = NULL;
+	}
 	batch->hdev = hdev;
 	batch->span = span;
 	batch->keep = false;
 	batch->whole = false;
 	batch->single_fallback = false;
+	if (hmmgpu_checksum_begin(batch)) {
+		hmmgpu_batch_put(batch);
+		return NULL;
+	}
 	return batch;
 }
 
@@ -70,6 +79,8 @@ void hmmgpu_batch_put(struct hmmgpu_batch *batch)
 		batch = NULL;
 	}
 	spin_unlock(&hdev->batch_lock);
+	if (batch)
+		hmmgpu_checksum_free(batch);
 	kvfree(batch);
 }
 
@@ -81,8 +92,10 @@ void hmmgpu_batch_free_all(struct hmmgpu_device *hdev)
 {
 	struct hmmgpu_batch *batch, *next;
 
-	list_for_each_entry_safe(batch, next, &hdev->batches, link)
+	list_for_each_entry_safe(batch, next, &hdev->batches, link) {
+		hmmgpu_checksum_free(batch);
 		kvfree(batch);
+	}
 	INIT_LIST_HEAD(&hdev->batches);
 	hdev->nr_batches = 0;
 }
@@ -139,6 +152,7 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->nr_maps = 0;
 	batch->nr_notes = 0;
 	batch->nr_descs = 0;
+	hmmgpu_checksum_reset(batch);
 }
 
 /**
@@ -271,15 +285,41 @@ static void hmmgpu_batch_count_copies(struct hmmgpu_batch *batch)
 	}
 }
 
+/* What has come of the copies. */
+static int hmmgpu_batch_result(struct hmmgpu_batch *batch)
+{
+	return hmmgpu_fence_wait(&batch->hdev->ring, &batch->fence) ?:
+	       hmmgpu_checksum_compare(batch);
+}
+
+/*
+ * Once more, from and to the same places: whatever is wrong at the destination
+ * is overwritten. The notes were taken the first time.
+ */
+static int hmmgpu_batch_repeat(struct hmmgpu_batch *batch)
+{
+	struct hmmgpu_submission sub = {
+		.descs = batch->descs,
+		.nr_descs = batch->nr_descs,
+		.fence = &batch->fence,
+	};
+
+	return hmmgpu_ring_submit(&batch->hdev->ring, &sub);
+}
+
 static int hmmgpu_batch_wait(struct hmmgpu_batch *batch)
 {
 	u64 clock = local_clock();
+	unsigned int tries;
 	int ret = 0;
 
 	if (batch->submitted)
-		ret = hmmgpu_fence_wait(&batch->hdev->ring, &batch->fence);
+		ret = hmmgpu_batch_result(batch);
 	else if (batch->nr_descs)
 		ret = -ENODEV;
+	/* All at once: who failed is known of the first only, and it is rare. */
+	for (tries = 0; ret == -EIO && tries < HMMGPU_COPY_RETRIES; tries++)
+		ret = hmmgpu_batch_repeat(batch) ?: hmmgpu_batch_result(batch);
 	batch->submitted = false;
 	/* Before the CPU can see the pages. */
 	hmmgpu_batch_unmap(batch);
@@ -319,7 +359,7 @@ static void hmmgpu_batch_refused(struct hmmgpu_batch *batch,
  * something in place of a hole.
  *
  * Context: Process context, may sleep.
- * Return: 0; -EIO if a copy failed, -ETIMEDOUT or -ENODEV if the device is lost.
+ * Return: 0; -EIO if a copy failed, and failed again, -ETIMEDOUT or -ENODEV if the device is lost.
  */
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 {

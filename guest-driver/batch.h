@@ -9,6 +9,7 @@
 #ifndef HMMGPU_BATCH_H
 #define HMMGPU_BATCH_H
 
+#include <linux/dma-direction.h>
 #include <linux/sched/clock.h>
 
 #include "hmmgpu_drv.h"
@@ -66,6 +67,8 @@ struct hmmgpu_map {
  * @dst: what it is told
  * @notes: descriptors that tell of allocations
  * @descs: descriptors that move data
+ * @check: the checksum of each copy is compared
+ * @checksums: what for, once that was so
  */
 struct hmmgpu_batch {
 	struct list_head link;
@@ -97,6 +100,8 @@ struct hmmgpu_batch {
 	unsigned long dst[HMMGPU_BATCH_PAGES];
 	struct hmmgpu_desc notes[HMMGPU_BATCH_PAGES];
 	struct hmmgpu_desc descs[HMMGPU_BATCH_PAGES];
+	bool check;
+	struct hmmgpu_checksums *checksums;
 };
 
 /**
@@ -166,6 +171,14 @@ void hmmgpu_batch_copy(struct hmmgpu_batch *batch);
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch);
 void hmmgpu_batch_finish(struct hmmgpu_batch *batch);
 
+/* checksum.c */
+int hmmgpu_checksum_begin(struct hmmgpu_batch *batch);
+void hmmgpu_checksum_free(struct hmmgpu_batch *batch);
+void hmmgpu_checksum_reset(struct hmmgpu_batch *batch);
+void hmmgpu_checksum_want(struct hmmgpu_batch *batch, struct hmmgpu_desc *desc,
+			  struct page *page);
+int hmmgpu_checksum_compare(struct hmmgpu_batch *batch);
+
 /* look.c */
 bool hmmgpu_find_large(struct hmmgpu_device *hdev, struct vm_area_struct *vma,
 		       unsigned long addr, bool on_device, bool *shared);
@@ -175,6 +188,7 @@ unsigned int hmmgpu_batch_find(struct hmmgpu_batch *batch,
 void hmmgpu_batch_find_left_out(struct hmmgpu_batch *batch);
 
 /* destination.c */
+enum dma_data_direction hmmgpu_dma_dir(const struct hmmgpu_batch *batch);
 void hmmgpu_batch_alloc(struct hmmgpu_batch *batch);
 void hmmgpu_batch_unmap(struct hmmgpu_batch *batch);
 void hmmgpu_batch_drop(struct hmmgpu_batch *batch);

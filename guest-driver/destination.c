@@ -8,7 +8,13 @@
 
 #include "batch.h"
 
-static enum dma_data_direction hmmgpu_dma_dir(struct hmmgpu_batch *batch)
+/**
+ * hmmgpu_dma_dir() - which way the system memory of a batch is used
+ * @batch: the batch
+ *
+ * Return: the direction of its mappings.
+ */
+enum dma_data_direction hmmgpu_dma_dir(const struct hmmgpu_batch *batch)
 {
 	return batch->span->direction == HMMGPU_DIR_SYS_TO_DEV ?
 	       DMA_TO_DEVICE : DMA_FROM_DEVICE;
@@ -147,7 +153,8 @@ static bool hmmgpu_batch_extend(struct hmmgpu_batch *batch,
 }
 
 static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
-			      unsigned int order, u64 dst, u64 src)
+			      unsigned int order, u64 dst, u64 src,
+			      struct page *page)
 {
 	struct hmmgpu_desc desc = {
 		.opcode = opcode,
@@ -159,7 +166,9 @@ static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
 		.src = cpu_to_le64(src),
 	};
 
-	if (!hmmgpu_batch_extend(batch, &desc))
+	if (batch->check && page)
+		hmmgpu_checksum_want(batch, &desc, page);
+	if (batch->check || !hmmgpu_batch_extend(batch, &desc))
 		batch->descs[batch->nr_descs++] = desc;
 	if (opcode == HMMGPU_OP_FILL)
 		batch->nr_filled[!!order]++;
@@ -242,7 +251,8 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 	vram = hmmgpu_page_to_vram(hdev, page);
 	hmmgpu_batch_note(batch, vram, unit->order);
 	hmmgpu_batch_desc(batch, unit->page ? HMMGPU_OP_COPY : HMMGPU_OP_FILL,
-			  HMMGPU_FLAG_DST_VRAM, unit->order, vram, addr);
+			  HMMGPU_FLAG_DST_VRAM, unit->order, vram, addr,
+			  unit->page);
 	batch->dst[unit->index] = hmmgpu_dst_entry(page, unit->order,
 						   batch->src[unit->index]);
 }
@@ -300,7 +310,8 @@ static bool hmmgpu_alloc_system(struct hmmgpu_batch *batch,
 		return false;
 	}
 	hmmgpu_batch_desc(batch, HMMGPU_OP_COPY, HMMGPU_FLAG_SRC_VRAM, order,
-			  addr, hmmgpu_page_to_vram(batch->hdev, unit->page));
+			  addr, hmmgpu_page_to_vram(batch->hdev, unit->page),
+			  folio_page(folio, 0));
 	batch->dst[unit->index] = hmmgpu_dst_entry(folio_page(folio, 0), order,
 						   batch->src[unit->index]);
 	return true;

@@ -2,7 +2,7 @@
 
 use hmmgpu_contract::desc::{
     DIR_DEV_TO_DEV, DIR_DEV_TO_SYS, DIR_SYS_TO_DEV, Desc, FALLBACK_INJECTED, FALLBACK_NO_MEMORY,
-    FALLBACK_NO_VRAM, FALLBACK_PARTIAL, FALLBACK_SHARED, FALLBACK_SPLIT_FAILED,
+    FALLBACK_NO_VRAM, FALLBACK_PARTIAL, FALLBACK_SHARED, FALLBACK_SPLIT_FAILED, FLAG_CHECKSUM,
     FLAG_DIRECTION_MASK, FLAG_DIRECTION_SHIFT, FLAG_DST_VRAM, FLAG_INTERRUPT, FLAG_NOTE_MASK,
     FLAG_SPAN_END, FLAG_SRC_VRAM, FLAG_TRIGGER_MASK, FLAG_TRIGGER_SHIFT, NOTE_ALLOC, NOTE_FALLBACK,
     NOTE_FREE, NOTE_MARK, NOTE_PHASES, NOTE_PROCESS, NOTE_SPLIT, NOTE_UNLOAD, OP_COPY, OP_FENCE,
@@ -13,6 +13,9 @@ use hmmgpu_contract::queue::FENCE_ALIGN;
 use hmmgpu_contract::{MAX_ORDER, MAX_TRANSFER_BYTES, PAGE_SHIFT, PAGE_SIZE};
 use hmmgpu_telemetry::snapshot::{Direction, Trigger};
 use hmmgpu_telemetry::{FallbackReason, NoteKind, PhaseTimes, ProcessName};
+
+/// Alignment of where a checksum goes, in bytes: its own size.
+const CHECKSUM_ALIGN: u64 = 8;
 
 /// Why a descriptor failed, and the address that it was about (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub(crate) struct Transfer {
     pub(crate) dst: Place,
     pub(crate) src: Source,
     pub(crate) trigger: Trigger,
+    /// DMA address where the checksum of the side in VRAM goes, if it is wanted.
+    pub(crate) checksum: Option<u64>,
 }
 
 impl Transfer {
@@ -203,14 +208,24 @@ fn transfer(desc: &Desc, fill: bool) -> Result<Command, Fault> {
     let places = if fill {
         FLAG_DST_VRAM
     } else {
-        FLAG_DST_VRAM | FLAG_SRC_VRAM
+        FLAG_DST_VRAM | FLAG_SRC_VRAM | FLAG_CHECKSUM
     };
     require(
         desc.flags & !(places | FLAG_TRIGGER_MASK) == 0,
         Status::STATUS_BAD_FIELD,
     )?;
     let trigger = trigger(desc.flags)?;
-    let reserved = if fill { desc.src } else { desc.arg };
+    let checksum = (desc.flags & FLAG_CHECKSUM != 0).then_some(desc.arg);
+    let reserved = match (fill, checksum) {
+        (true, _) => desc.src,
+        (false, None) => desc.arg,
+        (false, Some(address)) => {
+            let ways = desc.flags & (FLAG_DST_VRAM | FLAG_SRC_VRAM);
+            require(ways.count_ones() == 1, Status::STATUS_BAD_FIELD)?;
+            aligned(address, CHECKSUM_ALIGN)?;
+            0
+        }
+    };
     require(reserved == 0, Status::STATUS_BAD_FIELD)?;
     let bytes = folio_bytes(desc.order, desc.count)?;
     require(bytes <= MAX_TRANSFER_BYTES, Status::STATUS_BAD_COUNT)?;
@@ -239,6 +254,7 @@ fn transfer(desc: &Desc, fill: bool) -> Result<Command, Fault> {
         dst,
         src,
         trigger,
+        checksum,
     }))
 }
 

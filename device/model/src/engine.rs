@@ -3,6 +3,7 @@
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_telemetry::{CheckMode, NoteKind, Record};
 
+use crate::checksum;
 use crate::command::{Command, Fault, Other, Place, Source, Transfer};
 use crate::copy::{announce, copy, copy_from_buffer};
 use crate::dma::Access;
@@ -83,12 +84,12 @@ impl Engine for CopyEngine {
     }
 }
 
-/// A COPY that breaks no rule by itself, and its source.
+/// A COPY that breaks no rule by itself, is to tell no checksum, and its source.
 fn copy_of(entry: Option<&Entry>) -> Option<(Transfer, Place)> {
     match Command::try_from(&Desc::from_le_bytes(entry?)) {
         Ok(Command::Transfer(transfer)) => match transfer.src {
-            Source::Place(src) => Some((transfer, src)),
-            Source::Pattern(_) => None,
+            Source::Place(src) if transfer.checksum.is_none() => Some((transfer, src)),
+            _ => None,
         },
         _ => None,
     }
@@ -103,11 +104,16 @@ impl CopyEngine {
 
     fn transfer(&mut self, run: &mut Run<'_>, transfer: &Transfer) -> Result<(), Stop> {
         run.transfer_begins(transfer.into());
-        let result = if run.shared.inject.any_transfer() {
+        let mut result = if run.shared.inject.any_transfer() {
             self.copy_injected(run, transfer)
         } else {
             self.copy(run, transfer)
         };
+        if result.is_ok()
+            && let Some(address) = transfer.checksum
+        {
+            result = checksum::tell(run, transfer, address);
+        }
         let status = match &result {
             Ok(()) => Status::STATUS_OK,
             Err(Stop::Fault(fault)) => fault.status,

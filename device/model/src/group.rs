@@ -126,6 +126,7 @@ mod tests {
             dst: Place::Vram(0),
             src: Source::Place(Place::System(0)),
             trigger: Trigger::Prefetch,
+            checksum: None,
         }
     }
 

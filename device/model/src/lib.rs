@@ -6,6 +6,7 @@
 
 mod advise;
 mod background;
+mod checksum;
 mod clock;
 mod command;
 mod compute;

@@ -1,8 +1,8 @@
 //! Every field of every descriptor at its limits.
 
 use hmmgpu_contract::desc::{
-    DIR_SYS_TO_SYS, Desc, FALLBACK_INJECTED, FALLBACKS, FLAG_DIRECTION_SHIFT, FLAG_SPAN_END,
-    NOTE_ALLOC, NOTE_FALLBACK, NOTE_FREE, NOTE_SPLIT, Status, TRIGGER_EVICT,
+    DIR_SYS_TO_SYS, Desc, FALLBACK_INJECTED, FALLBACKS, FLAG_CHECKSUM, FLAG_DIRECTION_SHIFT,
+    FLAG_SPAN_END, NOTE_ALLOC, NOTE_FALLBACK, NOTE_FREE, NOTE_SPLIT, Status, TRIGGER_EVICT,
 };
 use hmmgpu_contract::{MAX_ORDER, MAX_TRANSFER_BYTES};
 use hmmgpu_model::mock::descriptors::{
@@ -40,7 +40,26 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
         (with(to_vram, |d| d.opcode = 6), S::STATUS_BAD_OPCODE),
         (with(to_vram, |d| d.opcode = 255), S::STATUS_BAD_OPCODE),
         // COPY.
-        (with(to_vram, |d| d.flags |= 1 << 2), S::STATUS_BAD_FIELD),
+        (with(to_vram, |d| d.flags |= 1 << 3), S::STATUS_BAD_FIELD),
+        // The checksum's place.
+        (
+            with(to_vram, |d| (d.flags, d.arg) = (d.flags | FLAG_CHECKSUM, 4)),
+            S::STATUS_MISALIGNED,
+        ),
+        (
+            with(to_vram, |d| (d.flags, d.arg) = (d.flags | FLAG_CHECKSUM, 8)),
+            S::STATUS_DMA_UNMAPPED,
+        ),
+        (
+            with(copy(0, 1, Side::Vram(PAGE), Side::Vram(0)), |d| {
+                (d.flags, d.arg) = (d.flags | FLAG_CHECKSUM, data)
+            }),
+            S::STATUS_BAD_FIELD,
+        ),
+        (
+            with(zero, |d| d.flags |= FLAG_CHECKSUM),
+            S::STATUS_BAD_FIELD,
+        ),
         (with(to_vram, |d| d.flags |= 1 << 4), S::STATUS_BAD_FIELD),
         (with(to_vram, |d| d.flags |= 1 << 11), S::STATUS_BAD_FIELD),
         (triggered(to_vram, 4), S::STATUS_BAD_FIELD),

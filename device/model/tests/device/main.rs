@@ -2,6 +2,7 @@
 
 mod bounds;
 mod checker;
+mod checksum;
 mod compute;
 mod dma;
 mod fields;

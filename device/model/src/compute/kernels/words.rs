@@ -1,9 +1,10 @@
 //! Kernels that read words in order: CHECKSUM and REDUCE.
 
-use hmmgpu_contract::compute::{CHECKSUM_BASIS, CHECKSUM_PRIME};
+use hmmgpu_contract::compute::CHECKSUM_BASIS;
 use hmmgpu_contract::mmu::FaultAccess;
 
 use super::{COMPUTE_STEP, PIECE, Progress, Scratch, Step, length};
+use crate::checksum;
 use crate::compute::memory::{Halt, Memory};
 
 const WORD: u64 = size_of::<u64>() as u64;
@@ -58,7 +59,7 @@ impl Checksum {
             progress,
             memory,
             scratch,
-            |h, word| (h ^ word).wrapping_mul(CHECKSUM_PRIME),
+            checksum::add,
         )
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::pci::{BAR_REGISTERS, BAR_REGISTERS_SIZE};
 use hmmgpu_contract::regs::{
-    CONTEXT_BASE, CONTEXT_STRIDE, ERROR_CONTEXT0, FAULT_QUEUE, FEATURE_CONTEXTS,
+    CONTEXT_BASE, CONTEXT_STRIDE, ERROR_CONTEXT0, FAULT_QUEUE, FEATURE_CHECKSUM, FEATURE_CONTEXTS,
     INVALIDATION_QUEUE, MAX_CONTEXTS, QUEUE_STATUS_ERROR, QUEUE_STATUS_OFF, QUEUE_STATUS_RUNNING,
     QueueReg, Reg, context_reg, queue_reg,
 };
@@ -36,7 +36,10 @@ fn with(contexts: u32, compute_engines: u32) -> Result<Arc<Device>, ConfigError>
 #[test]
 fn capabilities_tell_of_contexts() {
     let some = with(7, 3).unwrap();
-    assert_eq!(read(&some, Reg::FEATURES_LO.0), FEATURE_CONTEXTS);
+    assert_eq!(
+        read(&some, Reg::FEATURES_LO.0),
+        FEATURE_CHECKSUM | FEATURE_CONTEXTS
+    );
     assert_eq!(read(&some, Reg::CONTEXTS.0), 7);
     assert_eq!(read(&some, Reg::COMPUTE_ENGINES.0), 3);
     for queue in [INVALIDATION_QUEUE, FAULT_QUEUE] {
