@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use hmmgpu_images::KernelSpec;
-use hmmgpu_telemetry::CheckMode;
 use hmmgpu_server::{FaultSpec, LinkSpec};
+use hmmgpu_telemetry::CheckMode;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hmmgpu_telemetry::CheckMode;
 use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, LinkSpec, TooManyFaults};
+use hmmgpu_telemetry::CheckMode;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use hmmgpu_telemetry::CheckMode;
 use hmmgpu_server::{FaultSpec, LinkSpec};
+use hmmgpu_telemetry::CheckMode;
 
 use super::telemetry::TelemetryArgs;
 use super::values::vram;

@@ -12,6 +12,7 @@ mod device;
 mod exec_code;
 mod gpu;
 mod hold_pages;
+mod outcome;
 mod pagemap;
 mod pattern;
 mod races;
@@ -103,6 +104,11 @@ const PROGRAMS: &[Program] = &[
         name: "hmmgpu-hold-pages",
         about: "Hold memory on the device until told to verify it",
         main: hold_pages::main,
+    },
+    Program {
+        name: "hmmgpu-outcome",
+        about: "Do with memory what standard input says, and say what came of it",
+        main: outcome::main,
     },
     Program {
         name: "hmmgpu-reload",

@@ -12,6 +12,7 @@ mod bench;
 mod bench_beside;
 mod compute;
 mod counters;
+mod faults;
 mod guest;
 mod kernel;
 mod kills;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let mut trials = shared::trials(&program);
     trials.extend(compute::trials(&program));
     trials.extend(program_run::trials(&program));
+    trials.extend(faults::trials(&program));
     trials.extend(kills::trials(&program));
     trials.extend(kernel::trials(&program));
     trials.extend(bench::trials(&program));

@@ -1,0 +1,232 @@
+//! Faults that are injected into a real guest's GPU, and what becomes of the process whose memory is
+//! meant, of another one that has memory in VRAM, and of the driver.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
+use hmmgpu_vm_tests::program::{Program, Running};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Check, short_folder, trials_of};
+
+/// A guest boots within this time, also where programs and driver are yet to be made.
+const BOOT: Duration = Duration::from_secs(900);
+/// One step.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// All of the owner's memory: 8 MiB.
+const ALL_RIGHT: &str = "right 2048 wrong 0 refused 0";
+const MOVED: &str = "moved 8388608 present 0 skipped 0 error none";
+
+/// `hmmgpu-hold-pages` is the neighbour: its memory is in VRAM from before the first fault to after
+/// the last one. `hmmgpu-outcome` owns what the faults are about.
+const GUEST: &str = "mkfifo /tmp/in /tmp/out
+hmmgpu-hold-pages --size 4M </tmp/in >/tmp/out &
+exec 3>/tmp/in 4</tmp/out
+read held <&4
+echo \"neighbour $held\"
+hmmgpu-outcome || exit
+echo >&3
+read verified <&4
+wait $! && echo \"neighbour $verified\"
+dmesg | grep -E 'WARNING|BUG:|Oops|hung task|stall' && exit 9
+true";
+
+pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
+    let checks: [Check; 1] = [(
+        "faults::each_has_the_outcome_that_is_documented",
+        each_has_its_outcome,
+    )];
+    trials_of(program, &checks)
+}
+
+struct Guest<'a> {
+    program: &'a Program,
+    folder: &'a Path,
+    running: Running,
+}
+
+impl Guest<'_> {
+    /// Has the owner do something; its answer has to contain `expected`.
+    fn step(&mut self, what: &str, expected: &str) -> Result<()> {
+        self.running.say(format!("{what}\n").as_bytes())?;
+        let answer = self
+            .running
+            .wait_for_line(&format!("{what}: "), LIMIT)
+            .with_context(|| format!("after {what:?}"))?;
+        ensure!(
+            answer.contains(expected),
+            "{expected:?} was expected: {answer}"
+        );
+        Ok(())
+    }
+
+    fn steps(&mut self, steps: &[(&str, &str)]) -> Result<()> {
+        steps
+            .iter()
+            .try_for_each(|(what, expected)| self.step(what, expected))
+    }
+
+    /// `hmmgpu inject`.
+    fn inject(&self, arguments: &[&str]) -> Result<String> {
+        let arguments = [&["inject"], arguments].concat();
+        let ended = self.program.run(&arguments, b"", self.folder, LIMIT)?;
+        ended.expect_code(0)?;
+        Ok(ended.stdout)
+    }
+
+    /// Arms a fault, takes some steps, which it has to hit with that outcome, and disarms it.
+    fn with(&mut self, fault: &str, came: FaultOutcome, steps: &[(&str, &str)]) -> Result<()> {
+        self.inject(&[fault])?;
+        self.steps(steps).with_context(|| fault.to_owned())?;
+        let listed = self.inject(&["--list", "--json"])?;
+        let faults: Vec<InjectedFault> = serde_json::from_str(&listed)?;
+        let told = faults.last().context("no fault is listed")?;
+        let outcomes = told.outcomes.iter();
+        ensure!(
+            told.spec == fault && told.hits > 0,
+            "{fault} did not hit: {told:?}"
+        );
+        ensure!(
+            outcomes
+                .map(|(outcome, _)| *outcome)
+                .any(|told| told == came),
+            "{fault} should have been {came:?}: {told:?}"
+        );
+        self.inject(&["--clear"])?;
+        Ok(())
+    }
+}
+
+fn each_has_its_outcome(program: &Program) -> Result<()> {
+    let folder = short_folder()?;
+    let arguments = [
+        "run", "--memory", "1G", "--vram", "64M", "--", "sh", "-c", GUEST,
+    ];
+    let running = program.start_open(&arguments, folder.path())?;
+    let mut guest = Guest {
+        program,
+        folder: folder.path(),
+        running,
+    };
+    guest.running.wait_for_line("neighbour holding", BOOT)?;
+    guest.running.wait_for_line("ready", LIMIT)?;
+    copies_that_fail(&mut guest)?;
+    copies_that_are_wrong(&mut guest)?;
+    fences_and_interrupts(&mut guest)?;
+    vram_that_is_not_there(&mut guest)?;
+    translations(&mut guest)?;
+    a_server_that_stands_still(&mut guest)?;
+    // The neighbour verifies its memory, and the kernel has nothing to say.
+    let ended = guest.running.finish(LIMIT)?;
+    ended.expect_code(0)?;
+    ensure!(
+        ended.stdout.contains("neighbour verified"),
+        "the neighbour's memory was not verified: {}",
+        ended.stdout
+    );
+    Ok(())
+}
+
+fn copies_that_fail(guest: &mut Guest<'_>) -> Result<()> {
+    use FaultOutcome::Told;
+    // Once: it is repeated, and nobody sees it.
+    let there = [("to-device", MOVED)];
+    guest.with("copy.sys_to_dev:fail@2", Told, &there)?;
+    guest.with("copy.dev_to_sys:fail", Told, &[("read", ALL_RIGHT)])?;
+    // Always: an error, and the data stay where they are.
+    let refused = [("to-device", "moved 0"), ("to-device", "error IO")];
+    guest.with("copy.sys_to_dev:fail@every:1", Told, &refused)?;
+    guest.steps(&[("read", ALL_RIGHT), ("to-device", MOVED)])?;
+    let lost = [
+        ("home", "moved 0"),
+        ("read", "right 0 wrong 0 refused 2048"),
+        ("touch", "Signal(7)"),
+    ];
+    guest.with("copy.dev_to_sys:fail@every:1", Told, &lost)?;
+    guest.steps(&[("read", ALL_RIGHT), ("touch", "survived")])
+}
+
+fn copies_that_are_wrong(guest: &mut Guest<'_>) -> Result<()> {
+    use FaultOutcome::Untold;
+    guest.step("fill", "done")?;
+    let wrong = [("to-device", MOVED), ("read", "wrong 1 refused 0")];
+    guest.with("copy.sys_to_dev:corrupt", Untold, &wrong)?;
+    // Checksums: it is repeated, or an error, and never wrong.
+    guest.steps(&[("checksum 1", "done"), ("fill", "done")])?;
+    for fault in ["copy.sys_to_dev:corrupt@3", "copy.sys_to_dev:drop"] {
+        guest.with(fault, Untold, &[("to-device", MOVED), ("read", ALL_RIGHT)])?;
+    }
+    for fault in ["copy.dev_to_sys:corrupt@2", "copy.dev_to_sys:drop"] {
+        guest.step("to-device", MOVED)?;
+        guest.with(fault, Untold, &[("home", MOVED), ("read", ALL_RIGHT)])?;
+    }
+    let refused = [("to-device", "error IO")];
+    guest.with("copy.sys_to_dev:corrupt@every:1", Untold, &refused)?;
+    guest.steps(&[("read", ALL_RIGHT), ("to-device", MOVED)])?;
+    let lost = [("read", "right 0 wrong 0 refused 2048")];
+    guest.with("copy.dev_to_sys:corrupt@every:1", Untold, &lost)?;
+    guest.steps(&[("read", ALL_RIGHT), ("checksum 0", "done")])
+}
+
+fn fences_and_interrupts(guest: &mut Guest<'_>) -> Result<()> {
+    use FaultOutcome::{Late, Lost, Told};
+    let there_and_back = [("to-device", MOVED), ("home", MOVED), ("read", ALL_RIGHT)];
+    for (fault, came) in [
+        ("fence.copy:fail", Told),
+        ("fence.copy:delay=50ms@every:2", Late),
+        ("copy:delay=20ms@every:3", Late),
+        ("engine:hang=300ms", Late),
+    ] {
+        guest.with(fault, came, &there_and_back)?;
+    }
+    // Interrupts are what a sleeper waits for.
+    guest.inject(&["copy:delay=20ms@every:1"])?;
+    guest.with("interrupt:drop@every:1", Lost, &there_and_back)
+}
+
+fn vram_that_is_not_there(guest: &mut Guest<'_>) -> Result<()> {
+    let refused = [("to-device", "moved 0"), ("to-device", "error IO")];
+    guest.with("vram:full=0", FaultOutcome::Told, &refused)?;
+    guest.step("read", ALL_RIGHT)
+}
+
+fn translations(guest: &mut Guest<'_>) -> Result<()> {
+    use FaultOutcome::{Late, Told};
+    guest.with("translation:fail@3", Told, &[("job", "right")])?;
+    guest.with("translation:delay=20ms", Late, &[("job", "right")])?;
+    guest.step("home", "error none")?;
+    guest.with("fault:delay=50ms", Late, &[("job", "right")])?;
+    guest.steps(&[("home", "error none"), ("read", ALL_RIGHT)])
+}
+
+/// The server stands still for two seconds in the middle of a migration, as it does on a host that
+/// swaps or is being debugged.
+fn a_server_that_stands_still(guest: &mut Guest<'_>) -> Result<()> {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let server = server_of(guest.folder)?;
+    kill_process(server, Signal::STOP)?;
+    guest.running.say(b"to-device\n")?;
+    std::thread::sleep(PAUSE);
+    kill_process(server, Signal::CONT)?;
+    let answer = guest.running.wait_for_line("to-device: ", LIMIT)?;
+    ensure!(answer.contains(MOVED), "{answer}");
+    guest.steps(&[("home", MOVED), ("read", ALL_RIGHT)])
+}
+
+/// The process of the only server that listens in a folder: its control socket is called by it.
+fn server_of(folder: &Path) -> Result<Pid> {
+    for entry in std::fs::read_dir(folder.join("hmmgpu"))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".control"));
+        if let Some(number) = number {
+            let pid = number.parse().ok().and_then(Pid::from_raw);
+            return pid.context("a control socket with another name");
+        }
+    }
+    anyhow::bail!("no server listens")
+}

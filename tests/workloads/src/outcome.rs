@@ -1,0 +1,187 @@
+//! A process that does with its memory what it is told, and says what came of it: for faults that are
+//! injected from the host in between.
+
+use std::ffi::OsString;
+use std::io::{BufRead, PipeReader, PipeWriter, Read, Write, pipe};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use hmmgpu_contract::compute::{CHECKSUM_BASIS, CHECKSUM_PRIME};
+use rustix::io::Errno;
+
+use crate::device::{self, Outcome};
+use crate::gpu::{Command, Gpu};
+use crate::sys::fork::{Ended, fork};
+use crate::sys::memory::{Memory, PAGE, UNIT};
+use crate::{pattern, size, thp};
+
+/// Where the driver is told to compare checksums.
+const PARAMETER: &str = "/sys/module/hmmgpu/parameters/copy_checksum";
+/// Longest time that a touch may take.
+const TOUCH_LIMIT: Duration = Duration::from_secs(120);
+
+/// Do with memory what standard input says, and say what came of it, one line each.
+///
+/// fill: write a new pattern. to-device, home: migrate. read: have the kernel read each page, and
+/// compare it. touch: read the first page in a child. job: have the GPU sum it up. checksum 0|1: set
+/// the driver's parameter.
+#[derive(Debug, Parser)]
+#[command(name = "hmmgpu-outcome")]
+struct Args {
+    /// Memory, a multiple of 2 MiB.
+    #[arg(long, default_value = "8M", value_parser = size::parse)]
+    size: usize,
+    /// Device node.
+    #[arg(long, default_value = device::NODE)]
+    device: PathBuf,
+}
+
+/// Runs the program.
+pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
+    let args = Args::try_parse_from(args)?;
+    ensure!(
+        args.size >= UNIT && args.size % UNIT == 0,
+        "--size: a multiple of 2M is needed"
+    );
+    let controls = thp::Controls::take()?;
+    controls.only(9)?;
+    let mut owner = Owner {
+        gpu: Gpu::open(&args.device)?,
+        memory: Memory::anonymous(args.size).context("cannot map memory")?,
+        seed: 0,
+        pipe: pipe().context("cannot make a pipe")?,
+    };
+    owner.fill();
+    say("ready")?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("cannot read standard input")?;
+        let answer = owner.obey(&line)?;
+        say(&format!("{line}: {answer}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .context("cannot write to standard output")
+}
+
+struct Owner {
+    gpu: Gpu,
+    memory: Memory,
+    /// Of the pattern in memory.
+    seed: u64,
+    pipe: (PipeReader, PipeWriter),
+}
+
+impl Owner {
+    fn obey(&mut self, line: &str) -> Result<String> {
+        let pages = 0..self.memory.pages();
+        let device = self.gpu.device();
+        Ok(match line {
+            "fill" => {
+                self.fill();
+                "done".to_owned()
+            }
+            "to-device" => moved(device.to_device(&self.memory, pages)),
+            "home" => moved(device.to_system(&self.memory, pages)),
+            "read" => self.read()?,
+            "touch" => self.touch()?,
+            "job" => self.job()?,
+            "checksum 0" | "checksum 1" => {
+                let (_, value) = line.split_at(line.len() - 1);
+                std::fs::write(PARAMETER, value).context("cannot set copy_checksum")?;
+                "done".to_owned()
+            }
+            _ => bail!("'{line}' is nothing that can be done"),
+        })
+    }
+
+    fn fill(&mut self) {
+        self.seed += 1;
+        for page in 0..self.memory.pages() {
+            let base = pattern::page_base(self.seed, page);
+            pattern::fill(self.memory.words_mut(page), base);
+        }
+    }
+
+    /// Has the kernel read all pages. Where this process would get SIGBUS, it is told of EFAULT.
+    fn read(&mut self) -> Result<String> {
+        let (mut right, mut wrong, mut refused) = (0, 0, 0);
+        let mut words = vec![0; PAGE / size_of::<u64>()];
+        for page in 0..self.memory.pages() {
+            let mut bytes = [0; PAGE];
+            match self.pipe.1.write(self.memory.bytes(page)) {
+                Ok(PAGE) => self.pipe.0.read_exact(&mut bytes)?,
+                Ok(some) => bail!("{some} bytes of a page were read"),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(error) => return Err(error).context("cannot write to a pipe"),
+            }
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                *word = u64::from_ne_bytes(*bytes);
+            }
+            let base = pattern::page_base(self.seed, page);
+            if pattern::differing_bytes(&words, base) == 0 {
+                right += 1;
+            } else {
+                wrong += 1;
+            }
+        }
+        Ok(format!("right {right} wrong {wrong} refused {refused}"))
+    }
+
+    /// Reads a page in a child, which may not survive that.
+    fn touch(&self) -> Result<String> {
+        let child = fork(|| {
+            self.memory.touch(0);
+            0
+        })?;
+        Ok(match child.wait_for(TOUCH_LIMIT)? {
+            Some(Ended::Code(0)) => "survived".to_owned(),
+            Some(ended) => format!("{ended:?}"),
+            None => "did not end".to_owned(),
+        })
+    }
+
+    /// Has the GPU read all of it.
+    fn job(&self) -> Result<String> {
+        let words = (self.memory.len() / size_of::<u64>()) as u64;
+        let src = self.memory.address() as u64;
+        let report = self.gpu.attempt(Command::Checksum { src, words })?;
+        Ok(match report.error {
+            Some(errno) => format!("error {errno:?}"),
+            None if report.value == self.checksum() => "right".to_owned(),
+            None => "wrong".to_owned(),
+        })
+    }
+
+    /// What the GPU should find.
+    fn checksum(&self) -> u64 {
+        let words = PAGE / size_of::<u64>();
+        (0..self.memory.pages()).fold(CHECKSUM_BASIS, |sum, page| {
+            let base = pattern::page_base(self.seed, page);
+            (0..words).fold(sum, |sum, word| {
+                (sum ^ pattern::word(base, word)).wrapping_mul(CHECKSUM_PRIME)
+            })
+        })
+    }
+}
+
+fn moved(outcome: Outcome) -> String {
+    let Outcome {
+        moved,
+        present,
+        skipped,
+        error,
+    } = outcome;
+    let error = error.map_or_else(|| "none".to_owned(), |errno| format!("{errno:?}"));
+    format!("moved {moved} present {present} skipped {skipped} error {error}")
+}
