@@ -54,7 +54,7 @@ fn capabilities_tell_of_contexts() {
     assert_eq!(some.snapshot().events.unknown_register_accesses, 1);
 
     let none = with(0, 1).unwrap();
-    assert_eq!(read(&none, Reg::FEATURES_LO.0), 0);
+    assert_eq!(read(&none, Reg::FEATURES_LO.0), FEATURE_CHECKSUM);
     assert_eq!(read(&none, Reg::CONTEXTS.0), 0);
     assert_eq!(read(&none, Reg::COMPUTE_ENGINES.0), 0);
     for offset in [
