@@ -199,7 +199,7 @@ impl Registers {
             Reg::VERSION => CONTRACT_VERSION,
             Reg::FEATURES_LO if self.device.contexts > 0 => FEATURE_CHECKSUM | FEATURE_CONTEXTS,
             Reg::FEATURES_LO => FEATURE_CHECKSUM,
-            Reg::FEATURES_LO | Reg::FEATURES_HI => 0,
+            Reg::FEATURES_HI => 0,
             Reg::VRAM_SIZE_LO => low(self.device.vram_bytes),
             Reg::VRAM_SIZE_HI => high(self.device.vram_bytes),
             Reg::FOLIO_ORDERS => FOLIO_ORDERS,
