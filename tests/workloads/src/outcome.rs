@@ -157,7 +157,7 @@ impl Owner {
         let src = self.memory.address() as u64;
         let report = self.gpu.attempt(Command::Checksum { src, words })?;
         Ok(match report.error {
-            Some(errno) => format!("error {errno:?}"),
+            Some(errno) => format!("error {}", errno.raw_os_error()),
             None if report.value == self.checksum() => "right".to_owned(),
             None => "wrong".to_owned(),
         })
@@ -182,6 +182,9 @@ fn moved(outcome: Outcome) -> String {
         skipped,
         error,
     } = outcome;
-    let error = error.map_or_else(|| "none".to_owned(), |errno| format!("{errno:?}"));
+    let error = error.map_or_else(
+        || "none".to_owned(),
+        |errno| errno.raw_os_error().to_string(),
+    );
     format!("moved {moved} present {present} skipped {skipped} error {error}")
 }

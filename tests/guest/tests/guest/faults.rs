@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const ALL_RIGHT: &str = "right 2048 wrong 0 refused 0";
 const MOVED: &str = "moved 8388608 present 0 skipped 0 error none";
 
+const EIO: &str = "error 5";
+const EFAULT: &str = "error 14";
+
 /// `hmmgpu-hold-pages` is the neighbour: its memory is in VRAM from before the first fault to after
 /// the last one. `hmmgpu-outcome` owns what the faults are about.
 const GUEST: &str = "mkfifo /tmp/in /tmp/out
@@ -139,7 +142,7 @@ fn copies_that_fail(guest: &mut Guest<'_>) -> Result<()> {
     guest.with("copy.sys_to_dev:fail@2", Told, &there)?;
     guest.with("copy.dev_to_sys:fail", Told, &[("read", ALL_RIGHT)])?;
     // Always: an error, and the data stay where they are.
-    let refused = [("to-device", "moved 0"), ("to-device", "error IO")];
+    let refused = [("to-device", "moved 0"), ("to-device", EIO)];
     guest.with("copy.sys_to_dev:fail@every:1", Told, &refused)?;
     guest.steps(&[("read", ALL_RIGHT), ("to-device", MOVED)])?;
     let lost = [
@@ -165,7 +168,7 @@ fn copies_that_are_wrong(guest: &mut Guest<'_>) -> Result<()> {
         guest.step("to-device", MOVED)?;
         guest.with(fault, Untold, &[("home", MOVED), ("read", ALL_RIGHT)])?;
     }
-    let refused = [("to-device", "error IO")];
+    let refused = [("to-device", EIO)];
     guest.with("copy.sys_to_dev:corrupt@every:1", Untold, &refused)?;
     guest.steps(&[("read", ALL_RIGHT), ("to-device", MOVED)])?;
     let lost = [("read", "right 0 wrong 0 refused 2048")];
@@ -190,18 +193,27 @@ fn fences_and_interrupts(guest: &mut Guest<'_>) -> Result<()> {
 }
 
 fn vram_that_is_not_there(guest: &mut Guest<'_>) -> Result<()> {
-    let refused = [("to-device", "moved 0"), ("to-device", "error IO")];
+    let refused = [("to-device", "moved 0"), ("to-device", EIO)];
     guest.with("vram:full=0", FaultOutcome::Told, &refused)?;
     guest.step("read", ALL_RIGHT)
 }
 
 fn translations(guest: &mut Guest<'_>) -> Result<()> {
-    use FaultOutcome::{Late, Told};
+    use FaultOutcome::{Late, Told, Untold};
     guest.with("translation:fail@3", Told, &[("job", "right")])?;
     guest.with("translation:delay=20ms", Late, &[("job", "right")])?;
     guest.step("home", "error none")?;
     guest.with("fault:delay=50ms", Late, &[("job", "right")])?;
-    guest.steps(&[("home", "error none"), ("read", ALL_RIGHT)])
+    // The job of whom it is about ends with an error.
+    guest.with("translation:corrupt", Told, &[("job", EIO)])?;
+    guest.step("home", "error none")?;
+    guest.with("fault:corrupt", Untold, &[("job", EFAULT)])?;
+    guest.steps(&[
+        ("home", "error none"),
+        ("job", "right"),
+        ("home", "error none"),
+        ("read", ALL_RIGHT),
+    ])
 }
 
 /// The server stands still for two seconds in the middle of a migration, as it does on a host that
