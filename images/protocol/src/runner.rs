@@ -72,12 +72,6 @@ pub enum HostRequest {
         /// Its number.
         gpu: u32,
     },
-    /// Presses the power button every second, which wakes a machine that is suspended to idle and
-    /// does nothing to any other, or no longer.
-    Wake {
-        /// Whether it is to be pressed.
-        on: bool,
-    },
 }
 
 /// What a test's line of output begins with that says what it wants of the host; the

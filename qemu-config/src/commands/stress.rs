@@ -31,7 +31,7 @@ use crate::vm::{Failure, LineSink, Order, Remote, Vm, VmError, VmEvent};
 /// A guest that says nothing for so long beyond a scenario's own limit is stuck as a whole.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// How often a guest that is silent is looked at, and one that sleeps is woken.
+/// How often a guest is looked at that may be silent.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Events of a device that are told after a failure.
@@ -127,8 +127,6 @@ struct Told {
     devices: Vec<PathBuf>,
     /// When the guest said something last.
     heard: Option<Instant>,
-    /// The guest sleeps, or is about to.
-    wake: bool,
     /// What the devices said of themselves after each failure, in order.
     said: Vec<Vec<String>>,
 }
@@ -172,7 +170,10 @@ impl Stress<'_> {
                 (Some(test), Some(_)) if tested.cut_off.is_some() => {
                     from = group.after(test.round.unwrap_or(1), &test.name);
                 }
-                (_, Some(failure)) => return Ok(Some(failure)),
+                (_, Some(failure)) => {
+                    self.run.incomplete = Some(failure.kind.to_string());
+                    return Ok(Some(failure));
+                }
                 (None, None) => break,
             }
         }
@@ -243,13 +244,7 @@ impl Stress<'_> {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 while end.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                    let (heard, wake) = {
-                        let told = lock(&told);
-                        (told.heard, told.wake)
-                    };
-                    if wake {
-                        remote.order(Order::PressPower);
-                    }
+                    let heard = lock(&told).heard;
                     if heard.is_some_and(|heard| heard.elapsed() > LIMIT + SILENCE) {
                         let limit = (LIMIT + SILENCE).as_secs();
                         remote.order(Order::Stop(format!("it said nothing for {limit} s")));
@@ -338,7 +333,6 @@ impl Teller {
                 match *request {
                     HostRequest::Unplug { gpu } => self.remote.order(Order::Unplug(gpu)),
                     HostRequest::Replug { gpu } => self.remote.order(Order::Replug(gpu)),
-                    HostRequest::Wake { on } => lock(&self.told).wake = on,
                 }
                 return Ok(());
             }
