@@ -19,7 +19,7 @@ use crate::compute::{self, Compute};
 use crate::config_space::{CONFIG_SIZE, ConfigSpace};
 use crate::dma::{DmaError, DmaMap, DmaMapping, LostMemory};
 use crate::engine::CopyEngine;
-use crate::host_memory::host_has_room;
+use crate::host_memory::HostMemory;
 use crate::inject::{FaultSpec, Injector, Late, TooManyFaults};
 use crate::interrupt::{Interrupt, Vectors};
 use crate::link::{Link, LinkSpec};
@@ -118,7 +118,15 @@ impl Device {
     /// # Errors
     /// A size or number is out of bounds, or the host refuses memory or threads.
     pub fn new(config: Config) -> Result<Device, ConfigError> {
-        Self::build(config, Box::new(host_has_room))
+        Self::with_host_memory(config, HostMemory::open())
+    }
+
+    /// As [`Device::new`], where files can no more be opened.
+    ///
+    /// # Errors
+    /// As [`Device::new`].
+    pub fn with_host_memory(config: Config, memory: HostMemory) -> Result<Device, ConfigError> {
+        Self::build(config, Box::new(move || memory.has_room()))
     }
 
     /// As [`Self::new`]; memory is populated ahead of its use while `has_room` says so.

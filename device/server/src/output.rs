@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use hmmgpu_sandbox::Grant;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
@@ -59,6 +60,14 @@ impl Output {
         Ok(Self::Replace(path))
     }
 
+    /// What [`Self::write`] needs of the file system.
+    pub(crate) fn grant(&self) -> Option<Grant> {
+        match self {
+            Self::Replace(path) => Some(Grant::ReplaceFiles(folder(path).to_owned())),
+            Self::Write(_) | Self::Stdout => None,
+        }
+    }
+
     /// Writes `text`. A reader that has gone from standard output or a pipe is no error.
     ///
     /// # Errors
@@ -98,10 +107,15 @@ fn behind_links(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::LOOP.into())
 }
 
+/// The directory of an absolute path.
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
 /// A temporary file in the directory of `path`, with the permissions of the file that it is to
 /// replace, or those of any new file. Its name is in no error: it is not what the user chose.
 fn beside(path: &Path, permissions: Option<Permissions>) -> io::Result<NamedTempFile> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    let directory = folder(path);
     let mode = permissions.as_ref().map_or(0o666, PermissionsExt::mode) & 0o777;
     // From the first moment nobody can open it who could not open the old one.
     let mut options = File::options();

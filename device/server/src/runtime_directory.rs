@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use hmmgpu_sandbox::Grant;
 use rustix::process::geteuid;
 
 use crate::socket::{BoundSocket, SocketError};
@@ -82,6 +83,14 @@ impl PrivateSocket {
             socket: Some(socket),
             directory,
         })
+    }
+
+    /// What dropping it needs of the file system.
+    pub(crate) fn grants(&self) -> Vec<Grant> {
+        let base = self.directory.parent().unwrap_or(Path::new("/"));
+        let folder = Grant::RemoveFolders(base.to_owned());
+        let socket = self.socket.as_ref().map(BoundSocket::grant);
+        socket.into_iter().chain([folder]).collect()
     }
 
     pub(crate) fn socket(&self) -> Option<&BoundSocket> {

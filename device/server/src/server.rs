@@ -1,5 +1,6 @@
 //! The life of a server: bind, clients in sequence, shutdown, telemetry.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::Shutdown as Half;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, LinkSpec, TooManyFaults};
+use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, HostMemory, LinkSpec, TooManyFaults};
+use hmmgpu_sandbox::{Role, SandboxError, confine_calls, confine_files};
 use hmmgpu_telemetry::CheckMode;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -21,7 +23,7 @@ use crate::network::{Network, Service};
 use crate::output::{Output, TelemetryOutput};
 use crate::shutdown::Shutdown;
 use crate::socket::{BoundSocket, SocketError};
-use crate::trace::{TraceWriter, now_ns};
+use crate::trace::{TraceWriter, create as create_trace, now_ns};
 
 /// What to serve, and where.
 #[derive(Clone, Debug)]
@@ -42,6 +44,9 @@ pub struct ServeOptions {
     pub inject: Vec<FaultSpec>,
     /// The link that is modelled.
     pub link: LinkSpec,
+    /// Give up what a server does not need, see [`hmmgpu_sandbox`]. It holds for the thread that
+    /// binds the server, and for all that it starts later, whatever these are for.
+    pub sandbox: bool,
 }
 
 /// Where a trace is written.
@@ -89,6 +94,9 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The system refused something that a server cannot do without.
     #[error("cannot serve clients")]
     System(#[source] io::Error),
@@ -139,11 +147,15 @@ impl Server {
                 }
             }
         };
-        let device = Device::new(Config {
+        let config = Config {
             vram_bytes: options.vram_bytes,
             check: options.check,
             ..Config::default()
-        })?;
+        };
+        let device = match options.sandbox {
+            false => Device::new(config)?,
+            true => confined_device(config)?,
+        };
         device.inject(options.inject.clone())?;
         device.set_link(options.link.clone());
         let socket = BoundSocket::bind(&options.socket)?;
@@ -152,11 +164,24 @@ impl Server {
             .as_ref()
             .map(|control| ControlSocket::bind(control, &options.socket))
             .transpose()?;
-        let trace = options
-            .trace
-            .as_ref()
-            .map(|trace| start_trace(&device, trace))
-            .transpose()?;
+        let trace = options.trace.as_ref().map(|trace| {
+            create_trace(&trace.path).map_err(|source| ServeError::Trace {
+                path: trace.path.clone(),
+                source,
+            })
+        });
+        let trace = trace.transpose()?;
+        if options.sandbox {
+            let output = output.as_ref().and_then(|(_, output)| output.grant());
+            let control = control.as_ref().map(ControlSocket::grants);
+            let grants = [socket.grant()].into_iter().chain(output);
+            let grants: Vec<_> = grants.chain(control.into_iter().flatten()).collect();
+            confine_files(&grants)?;
+            confine_calls(Role::Server)?;
+        }
+        let trace = trace.zip(options.trace.as_ref());
+        let trace = trace.map(|(file, trace)| start_trace(&device, file, trace));
+        let trace = trace.transpose()?;
         Ok(Self {
             device: Arc::new(device),
             socket,
@@ -206,13 +231,37 @@ impl Server {
     }
 }
 
+/// Makes the device on a thread that has given up all but memory and threads: its engines are
+/// threads of that one, and stay as confined.
+fn confined_device(config: Config) -> Result<Device, ServeError> {
+    hmmgpu_sandbox::prepare();
+    // The first look at the clock finds out, from a file, how it is read without a system call.
+    let _ = now_ns();
+    let memory = HostMemory::open();
+    let make = || {
+        confine_files(&[])?;
+        confine_calls(Role::Engine)?;
+        Ok(Device::with_host_memory(config, memory)?)
+    };
+    let thread = std::thread::Builder::new().name("device".to_owned());
+    std::thread::scope(|scope| {
+        let thread = thread
+            .spawn_scoped(scope, make)
+            .map_err(ServeError::System)?;
+        let made = thread.join();
+        made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Lets a trace see what the device does.
-fn start_trace(device: &Device, options: &TraceOptions) -> Result<TraceWriter, ServeError> {
+fn start_trace(
+    device: &Device,
+    file: File,
+    options: &TraceOptions,
+) -> Result<TraceWriter, ServeError> {
     let TraceOptions { path, label } = options;
-    let trace = TraceWriter::start(path, label, now_ns()).map_err(|source| ServeError::Trace {
-        path: path.clone(),
-        source,
-    })?;
+    let trace = TraceWriter::start(file, path, label, now_ns());
+    let trace = trace.map_err(ServeError::System)?;
     // The device is new: nobody else observes it.
     let _ = device.observe(trace.observer());
     Ok(trace)

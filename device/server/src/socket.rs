@@ -12,6 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hmmgpu_sandbox::Grant;
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::io::Errno;
 use rustix::net::{
@@ -183,6 +184,12 @@ impl BoundSocket {
         };
         listen(&bound.listener, BACKLOG).map_err(|errno| system("listen on")(errno.into()))?;
         Ok(bound)
+    }
+
+    /// What dropping it needs of the file system.
+    pub(crate) fn grant(&self) -> Grant {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        Grant::RemoveFiles(folder.to_owned())
     }
 
     /// The listening socket, which does not block.

@@ -76,6 +76,10 @@ pub struct MachineArgs {
     /// Write the guest kernel's console into this file.
     #[arg(long, value_name = "FILE")]
     pub console_log: Option<PathBuf>,
+    /// Do not confine the device servers: a guest that finds a mistake in one then has all files of
+    /// the user.
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Who is told while it works.
     #[command(flatten)]
     pub outputs: TelemetryArgs,

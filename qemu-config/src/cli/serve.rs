@@ -62,6 +62,9 @@ pub struct ServeArgs {
     /// Who is told while it works.
     #[command(flatten)]
     pub outputs: TelemetryArgs,
+    /// Do not confine the server: mistakes in it then are mistakes with all files of the user.
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Say "ready" instead of the arguments, and die with the parent: for launchers.
     #[arg(long, hide = true)]
     pub supervised: bool,

@@ -143,6 +143,7 @@ fn all_checks() -> Vec<Check> {
         "runs QEMU and compilers in a sandbox",
     ));
     checks.push(sandbox());
+    checks.push(device_sandbox());
     if root.is_none() {
         checks.push(tool(
             "mmdebstrap",
@@ -238,6 +239,17 @@ fn sandbox() -> Check {
             .advise("allow unprivileged user namespaces, or run as root")
         }
     }
+}
+
+/// What confines device servers.
+fn device_sandbox() -> Check {
+    let missing = hmmgpu_sandbox::missing();
+    let status = match missing.is_empty() {
+        true => Status::Ok,
+        false => Status::Note,
+    };
+    let found = check("device sandbox", status, hmmgpu_sandbox::available());
+    missing.into_iter().fold(found, Check::advise)
 }
 
 fn source(folder: &Path) -> Check {

@@ -21,7 +21,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use anyhow::Context;
 
@@ -226,6 +226,8 @@ fn vm_options(
     options.images.progress = Arc::new(ui.clone());
     options.metrics = args.outputs.metrics.map(|at| metrics(at, ui)).transpose()?;
     options.trace.clone_from(&args.outputs.trace);
+    options.sandbox = !args.no_sandbox;
+    tell_of_the_sandbox(options.sandbox);
     if let Some(trace) = &options.trace {
         // Before minutes of work, not after.
         let made = (0..options.profile.gpus).try_for_each(|gpu| {
@@ -238,6 +240,23 @@ fn vm_options(
         made?;
     }
     Ok(options)
+}
+
+/// Says what a device server keeps that it does not need, if anything; once.
+fn tell_of_the_sandbox(wanted: bool) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        let lost = if wanted {
+            hmmgpu_sandbox::missing()
+        } else {
+            let lost = "--no-sandbox: the device server is not confined, so that a mistake in it \
+                        gives a guest all files of this user, and any system call";
+            vec![lost.to_owned()]
+        };
+        if !lost.is_empty() {
+            tracing::warn!("{}", lost.join("; "));
+        }
+    });
 }
 
 /// The endpoint for metrics of this process, which has one however many machines it starts.

@@ -21,19 +21,9 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
         die_with_parent()?;
     }
     let shutdown = Shutdown::new().context("cannot make an event")?;
-    // Before the socket exists, so that no signal can leave it behind.
+    // Before the socket exists, so that no signal can leave it behind. They are looked at later.
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .context("cannot handle signals")?;
-    let trigger = shutdown.clone();
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                trigger.trigger();
-            }
-        })
-        .context("cannot start a thread")?;
-
     let to_stdout = args.telemetry.as_deref() == Some(Path::new("-"));
     let telemetry = args.telemetry.clone().map(|path| {
         if to_stdout {
@@ -58,7 +48,12 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
         }),
         inject: args.inject.clone(),
         link: args.link.clone(),
+        sandbox: !args.no_sandbox,
     };
+    // Who starts a supervised server says it once for all.
+    if !args.supervised {
+        super::tell_of_the_sandbox(options.sandbox);
+    }
     let metrics = args.outputs.metrics.map(|address| {
         MetricsListener::bind(address)
             .with_context(|| format!("cannot serve metrics at {address}: choose another port"))
@@ -69,6 +64,16 @@ pub(super) fn serve(args: &ServeArgs) -> Result<u8, Error> {
         eprintln!("hmmgpu: metrics at http://{}/metrics", metrics.address());
         server = server.with_metrics(metrics);
     }
+    // After the server has confined this thread, so that it is confined, too.
+    let trigger = shutdown.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                trigger.trigger();
+            }
+        })
+        .context("cannot start a thread")?;
     // From here on clients can connect.
     if args.supervised {
         // Where nobody reads it, the launcher has gone.

@@ -271,6 +271,9 @@ impl<'a> Attempt<'a> {
                 .arg("--trace")
                 .arg(hmmgpu_server::trace_path(trace, gpu));
         }
+        if !self.vm.options.sandbox {
+            command.arg("--no-sandbox");
+        }
         command
             .arg("--vram")
             .arg(self.vm.options.profile.vram.to_string());

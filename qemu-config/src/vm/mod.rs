@@ -45,6 +45,8 @@ pub struct VmOptions {
     /// Where the first device's trace goes, if anywhere; those of others go beside it, see
     /// [`hmmgpu_server::trace_path`].
     pub trace: Option<PathBuf>,
+    /// Confine the device servers.
+    pub sandbox: bool,
     /// Time from the start of the machine to the end of the command.
     pub timeout: Option<Duration>,
     /// Time to reach user space; another accelerator is tried after it.
@@ -84,6 +86,7 @@ impl VmOptions {
             label: "run".to_owned(),
             metrics: None,
             trace: None,
+            sandbox: true,
             timeout: None,
             boot_timeout: BootTimeout::default(),
             server_program: None,

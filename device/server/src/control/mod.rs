@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmmgpu_model::Device;
+use hmmgpu_sandbox::Grant;
 use hmmgpu_telemetry::Event;
 use hmmgpu_telemetry::control::{Answer, Hello, PROTOCOL, Reply};
 use hmmgpu_telemetry::snapshot::Snapshot;
@@ -76,6 +77,14 @@ impl ControlSocket {
                 socket: socket.display().to_string(),
             },
         })
+    }
+
+    /// What dropping it needs of the file system.
+    pub(crate) fn grants(&self) -> Vec<Grant> {
+        match &self.bound {
+            Bound::Default(private) => private.grants(),
+            Bound::Chosen(socket) => vec![socket.grant()],
+        }
     }
 
     /// What the network's thread runs.

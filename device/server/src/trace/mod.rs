@@ -83,13 +83,12 @@ pub(crate) struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// Makes the file, and a thread that writes into it. `label` is what the device is called in
-    /// it; times count from `started_ns`.
+    /// Makes a thread that writes into a file, which is called `path` in messages. `label` is what
+    /// the device is called in it; times count from `started_ns`.
     ///
     /// # Errors
-    /// When the file cannot be made, or is no regular file; or there is no thread to be had.
-    pub(crate) fn start(path: &Path, label: &str, started_ns: u64) -> io::Result<Self> {
-        let file = create(path)?;
+    /// When there is no thread to be had.
+    pub(crate) fn start(file: File, path: &Path, label: &str, started_ns: u64) -> io::Result<Self> {
         let (sender, receiver) = bounded(CHANNEL_BATCHES);
         let counts = Arc::new(Counts::default());
         let output = BufWriter::with_capacity(BUFFER_BYTES, file);
@@ -190,7 +189,11 @@ pub(crate) fn now_ns() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-fn create(path: &Path) -> io::Result<File> {
+/// Makes the file of a trace.
+///
+/// # Errors
+/// When it cannot be made, or is no regular file.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     // A pipe without a reader would hang, and a slow one would cost events.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(io::Error::new(

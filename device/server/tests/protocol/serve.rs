@@ -93,6 +93,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         telemetry: None,
         control: None,
         trace: None,
+        sandbox: false,
         inject: Vec::new(),
         link: LinkSpec::off(),
     }

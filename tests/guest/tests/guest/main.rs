@@ -11,11 +11,13 @@
 mod bench;
 mod bench_beside;
 mod compute;
+mod confined;
 mod counters;
 mod faults;
 mod guest;
 mod kernel;
 mod kills;
+mod listening;
 mod program_run;
 mod selftest;
 mod serve;

@@ -10,12 +10,15 @@ use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Check, short_folder, trials_of};
+use crate::{Check, confined, listening, short_folder, trials_of};
 
 /// Time for a guest to boot, on a slow and busy host.
 const BOOT: Duration = Duration::from_secs(300);
 /// Time for everything to end after something was killed.
 const END: Duration = Duration::from_secs(90);
+/// In the command line of a device server.
+const SERVER: &str = " serve ";
+const NO_SANDBOX: &str = "--no-sandbox";
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let checks: [Check; 8] = [
@@ -139,9 +142,13 @@ fn a_panic(program: &Program) -> Result<()> {
 }
 
 /// A guest whose command waits, with memory on the device.
-fn waiting_guest(program: &Program, runtime: &TempDir) -> Result<(Running, Vec<Process>)> {
+fn waiting_guest(
+    program: &Program,
+    runtime: &TempDir,
+    options: &[&str],
+) -> Result<(Running, Vec<Process>)> {
     let line = "mkfifo /tmp/never; hmmgpu-hold-pages </tmp/never & exec 3>/tmp/never; wait";
-    let arguments = arguments(&[], &["sh", "-c", line]);
+    let arguments = arguments(options, &["sh", "-c", line]);
     let mut running = program.start(&arguments, b"", runtime.path())?;
     running.wait_for_line("holding ", BOOT)?;
     let processes = leftovers::descendants(running.pid())?;
@@ -156,9 +163,12 @@ fn find<'a>(processes: &'a [Process], what: &str) -> Result<&'a Process> {
 }
 
 /// Kills one process of a waiting guest; all the others, sockets and files have to go.
-fn kill_and_look(program: &Program, what: &str) -> Result<()> {
+/// Gives what it said.
+fn kill_and_look(program: &Program, options: &[&str], what: &str) -> Result<String> {
     let runtime = short_folder()?;
-    let (running, processes) = waiting_guest(program, &runtime)?;
+    let (running, processes) = waiting_guest(program, &runtime, options)?;
+    let server = find(&processes, SERVER)?;
+    confined::expect(server.pid, !options.contains(&NO_SANDBOX))?;
     let victim = find(&processes, what)?;
     kill_process(victim.pid, Signal::KILL).context("cannot kill it")?;
     let finished = running.finish(END)?;
@@ -169,20 +179,39 @@ fn kill_and_look(program: &Program, what: &str) -> Result<()> {
         finished.stderr
     );
     leftovers::all_end(&processes, END)?;
-    leftovers::nothing_in(runtime.path())
+    leftovers::nothing_in(runtime.path())?;
+    Ok(finished.stderr)
 }
 
 fn killed_qemu(program: &Program) -> Result<()> {
-    kill_and_look(program, "qemu-system")
+    let said = kill_and_look(program, &[NO_SANDBOX], "qemu-system")?;
+    ensure!(
+        said.contains(NO_SANDBOX) && said.contains("all files"),
+        "it does not say what is lost: {said}"
+    );
+    Ok(())
 }
 
 fn killed_server(program: &Program) -> Result<()> {
-    kill_and_look(program, " serve ")
+    let said = kill_and_look(program, &[], SERVER)?;
+    ensure!(
+        !said.contains("sandbox refused"),
+        "it needs what it gave up: {said}"
+    );
+    Ok(())
 }
 
 fn ctrl_c(program: &Program) -> Result<()> {
     let runtime = short_folder()?;
-    let (running, processes) = waiting_guest(program, &runtime)?;
+    let (running, processes) = waiting_guest(program, &runtime, &[])?;
+    // Nobody else can reach it meanwhile.
+    for process in &processes {
+        // Those of the sandbox around QEMU may be gone.
+        let found = listening::on_the_network(process.pid).unwrap_or_default();
+        ensure!(found.is_empty(), "{process:?} listens on {found:?}");
+    }
+    let open = listening::open_to_others(runtime.path())?;
+    ensure!(open.is_empty(), "others can connect to {open:?}");
     // A terminal sends it to the whole process group.
     running.signal_group(Signal::INT)?;
     let finished = running.finish(END)?;
