@@ -2,13 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 
 use hmmgpu_contract::pci::MSIX_VECTORS;
 use hmmgpu_model::{Device, DmaError, DmaMapping, Interrupt, ResetCause};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
@@ -17,6 +13,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 
 use crate::description::Description;
+use crate::event::EventFd;
 use crate::occasional::Occasional;
 
 /// The device model as one client uses it.
@@ -175,48 +172,9 @@ fn dma_error(error: &DmaError) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
-/// An event that the client waits on.
-#[derive(Clone, Debug)]
-struct EventFd(Arc<OwnedFd>);
-
-impl EventFd {
-    /// Makes raising it never block: neither a client that fills the counter nor one that gives
-    /// a file on a dead network share may stop the engine.
-    fn new(file: File) -> io::Result<Self> {
-        if !is_event(&file) {
-            return Err(Errno::INVAL.into());
-        }
-        let flags = fcntl_getfl(&file)?;
-        fcntl_setfl(&file, flags | OFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(file.into())))
-    }
-}
-
-/// Whether a file is an eventfd, as far as `/proc` can tell.
-fn is_event(file: &File) -> bool {
-    match std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
-        Ok(target) => target.as_os_str() == "anon_inode:[eventfd]",
-        Err(_) => true,
-    }
-}
-
-impl Interrupt for EventFd {
-    fn raise(&self) {
-        // The client shares the file's flags and can make it block again, so it is asked first
-        // whether it has room. When it has none, the client has something to wake for already.
-        // What remains is a client that clears the flag and fills the counter between the two
-        // calls: it holds the server up until it reads the counter.
-        let mut room = [PollFd::new(&self.0, PollFlags::OUT)];
-        if poll(&mut room, Some(&Timespec::default())) == Ok(1)
-            && room[0].revents().contains(PollFlags::OUT)
-        {
-            let _ = rustix::io::write(self.0.as_fd(), &1u64.to_ne_bytes());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use hmmgpu_model::Config;

@@ -46,6 +46,9 @@ pub enum ConnectionError {
         /// Bytes of the message that had come.
         received: usize,
     },
+    /// Nothing came within the time that the socket waits, if it was given one.
+    #[error("the client is silent")]
+    Silent,
     /// The socket failed.
     #[error("the connection failed: {0}")]
     Socket(std::io::Error),
@@ -182,6 +185,7 @@ impl Receiver {
             Ok(received) => received,
             // The client was killed with our replies unread.
             Err(Errno::CONNRESET) => return Ok(0),
+            Err(Errno::AGAIN) => return Err(ConnectionError::Silent),
             Err(errno) => return Err(errno.into()),
         };
         let mut fds: Vec<OwnedFd> = control

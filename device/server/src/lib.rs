@@ -10,6 +10,7 @@
 //! | `capabilities` | the JSON of the VERSION command |
 //! | `dispatch` | commands, and the answer to each |
 //! | `backend` | the device model behind [`vfio_user::ServerBackend`] |
+//! | `event` | how an interrupt is raised without waiting for the client |
 //! | `occasional` | what a client can cause at will is logged now and then |
 //! | `socket` | whose a socket path is |
 //! | `output` | where telemetry goes, whole or not at all |
@@ -35,6 +36,7 @@ mod connection;
 mod control;
 mod description;
 mod dispatch;
+mod event;
 mod metrics;
 mod network;
 mod occasional;

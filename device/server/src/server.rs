@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hmmgpu_model::{Config, ConfigError, Device, FaultSpec, HostMemory, LinkSpec, TooManyFaults};
 use hmmgpu_sandbox::{Role, SandboxError, confine_calls, confine_files};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::backend::ModelBackend;
+use crate::connection::ConnectionError;
 use crate::control::{ControlOptions, ControlSocket};
 use crate::dispatch::serve_client;
 use crate::metrics::MetricsListener;
@@ -24,6 +26,10 @@ use crate::output::{Output, TelemetryOutput};
 use crate::shutdown::Shutdown;
 use crate::socket::{BoundSocket, SocketError};
 use crate::trace::{TraceWriter, create as create_trace, now_ns};
+
+/// Longest silence of a client before it has negotiated; those in use do so at once. Stops one that
+/// only connects from keeping the others out.
+const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to serve, and where.
 #[derive(Clone, Debug)]
@@ -374,10 +380,21 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
 fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
     let description = ModelBackend::describe(device);
     let mut backend = ModelBackend::new(device);
+    let patience = |time| {
+        if let Err(error) = client.set_read_timeout(time) {
+            warn!("a client's time is not limited as it should be: {error}");
+        }
+    };
+    patience(Some(NEGOTIATION_PATIENCE));
     let (negotiated, result) = serve_client(client, &description, &mut backend, &mut || {
+        // From now on it may be silent for as long as its guest needs nothing.
+        patience(None);
         device.client_connected(true);
     });
     match (device.memory_lost(), result) {
+        (None, Err(ConnectionError::Silent)) if !negotiated => {
+            warn!("client dropped: it did not negotiate within {NEGOTIATION_PATIENCE:?}");
+        }
         (Some(lost), _) => warn!("client dropped: {lost}"),
         (None, Ok(())) => info!(negotiated, "client has gone"),
         (None, Err(_)) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),

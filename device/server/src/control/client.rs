@@ -17,6 +17,10 @@ use super::{Shared, line};
 /// Most clients' lines are far shorter than the longest one.
 const FIRST_READ_BYTES: usize = 256;
 
+/// Longest time from the beginning of a line to its end, or at most twice that. Stops clients that stop in
+/// the middle from keeping others out; one that asks for nothing may stay.
+const LINE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Replies that come by themselves.
 struct Subscription {
     /// Of the request.
@@ -24,7 +28,7 @@ struct Subscription {
     interval: Interval,
 }
 
-/// Serves a client until it closes, or sends a line that is too long.
+/// Serves a client until it closes, or sends a line that is too long or does not end.
 ///
 /// # Errors
 /// When it can no more be written to.
@@ -35,17 +39,31 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()>
     let mut lines = FramedRead::with_capacity(reader, codec, FIRST_READ_BYTES);
     let mut subscription: Option<Subscription> = None;
     writer.write_all(&line(&shared.hello)?).await?;
+    let mut look = interval(LINE_PATIENCE);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whether the last look found a line that had begun.
+    let mut begun = false;
     loop {
         tokio::select! {
-            request = lines.next() => match request {
-                None => return Ok(()),
-                Some(Ok(text)) => answer(&text, shared, &mut writer, &mut subscription).await?,
-                Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
-                    let why = format!("a line of more than {MAX_REQUEST_BYTES} bytes");
+            request = lines.next() => {
+                begun = false;
+                match request {
+                    None => return Ok(()),
+                    Some(Ok(text)) => answer(&text, shared, &mut writer, &mut subscription).await?,
+                    Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
+                        let why = format!("a line of more than {MAX_REQUEST_BYTES} bytes");
+                        return send(&mut writer, 0, Answer::Error(why)).await;
+                    }
+                    Some(Err(AnyDelimiterCodecError::Io(error))) => return Err(error),
+                }
+            }
+            _ = look.tick() => {
+                let before = std::mem::replace(&mut begun, !lines.read_buffer().is_empty());
+                if before && begun {
+                    let why = format!("a line that did not end in {LINE_PATIENCE:?}");
                     return send(&mut writer, 0, Answer::Error(why)).await;
                 }
-                Some(Err(AnyDelimiterCodecError::Io(error))) => return Err(error),
-            },
+            }
             id = due(&mut subscription) => {
                 let snapshot = shared.snapshot(false).await;
                 send(&mut writer, id, Answer::Snapshot(Box::new(snapshot))).await?;

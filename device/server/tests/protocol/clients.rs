@@ -146,6 +146,20 @@ fn a_second_one_waits_until_the_first_has_gone() {
 }
 
 #[test]
+fn one_that_does_not_negotiate_keeps_nobody_out() {
+    let server = Running::start();
+    let whole = message(1, VERSION, COMMAND, &version(0, 0, QEMU_JSON));
+    for half in [&[][..], &whole[..whole.len() / 2]] {
+        let mut silent = Raw::connect(&server.socket);
+        silent.send(half, &[]);
+        let mut next = Raw::negotiated(&server.socket);
+        silent.expect_end();
+        assert_eq!(register(&mut next, Reg::MAGIC), MAGIC_VALUE);
+    }
+    server.stop();
+}
+
+#[test]
 fn a_bad_one_does_not_spoil_the_next() {
     let server = Running::start();
     for _ in 0..3 {

@@ -22,6 +22,9 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 /// hang a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Of the devices of servers here.
+pub(crate) const VRAM_BYTES: u64 = 64 << 20;
+
 pub(crate) const VERSION: u16 = 1;
 pub(crate) const DMA_MAP: u16 = 2;
 pub(crate) const DMA_UNMAP: u16 = 3;
@@ -449,6 +452,66 @@ impl Drop for Harness {
         if let Some(thread) = self.thread.take() {
             bounded(move || thread.join().expect("the server panicked"));
         }
+    }
+}
+
+/// Tells a process that it is there for one test.
+const ALONE: &str = "HMMGPU_TEST_ALONE";
+
+/// Whether this process is there for the test of this name alone, which wants to count what the process
+/// holds. Where it is not, the test has been run in one that is.
+pub(crate) fn alone(name: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut test = std::process::Command::new(std::env::current_exe().expect("this test"));
+    let test = test.args(["--exact", name]).env(ALONE, "1").output();
+    let output = test.expect("a process");
+    assert!(output.status.success(), "{output:?}");
+    let ran = String::from_utf8_lossy(&output.stdout);
+    assert!(ran.contains("1 passed"), "no test of this name: {ran}");
+    false
+}
+
+/// What this process holds, and with it the server in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) descriptors: usize,
+    /// Bytes that are in use of mappings smaller than VRAM.
+    pub(crate) memory: u64,
+}
+
+impl Held {
+    pub(crate) fn now() -> Self {
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("/proc");
+        let (mut memory, mut size) = (0, 0);
+        for line in maps.lines() {
+            let kib = |name| {
+                let value = line.strip_prefix(name)?.trim().strip_suffix(" kB")?;
+                value.parse::<u64>().ok()
+            };
+            size = kib("Size:").unwrap_or(size);
+            if let Some(anonymous) = kib("Anonymous:")
+                && size << 10 < VRAM_BYTES
+            {
+                memory += anonymous << 10;
+            }
+        }
+        Self {
+            descriptors,
+            memory,
+        }
+    }
+
+    /// Fails if it holds more descriptors than before, or more than so much more memory.
+    #[track_caller]
+    pub(crate) fn expect_no_more(before: Self, room: u64) {
+        let now = Self::now();
+        assert!(
+            now.descriptors <= before.descriptors && now.memory < before.memory + room,
+            "something is left: {before:?}, {now:?}"
+        );
     }
 }
 

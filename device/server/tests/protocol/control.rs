@@ -275,6 +275,28 @@ fn a_line_that_is_too_long_ends_the_connection() {
 }
 
 #[test]
+fn a_line_that_does_not_end_ends_the_connection_and_silence_does_not() {
+    let server = Running::start();
+    let mut silent = Reader::connect(&server.control);
+    // As many as there may be besides that one.
+    let mut stopped: Vec<Reader> = (1..MAX_CONTROL_CLIENTS)
+        .map(|_| {
+            let mut reader = Reader::connect(&server.control);
+            reader.send(&SNAPSHOT[..9]);
+            reader
+        })
+        .collect();
+    for reader in &mut stopped {
+        let why = reader.error(0);
+        assert!(why.contains("did not end"), "{why}");
+        assert_eq!(reader.line(), None);
+    }
+    connect_when_there_is_room(&server.control).works();
+    silent.works();
+    server.stop();
+}
+
+#[test]
 fn clients_may_close_at_any_byte() {
     let server = Running::start();
     // More often than there are clients at a time.

@@ -3,6 +3,7 @@
 
 mod common;
 
+mod bounds;
 mod clients;
 mod control;
 mod device_info;

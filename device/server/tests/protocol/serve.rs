@@ -18,7 +18,6 @@ use tempfile::TempDir;
 use crate::bytes;
 use crate::common::*;
 
-const VRAM_BYTES: u64 = 64 << 20;
 /// What the server says it is for.
 pub(crate) const LABEL: &str = "a test";
 
@@ -93,9 +92,9 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         telemetry: None,
         control: None,
         trace: None,
-        sandbox: false,
         inject: Vec::new(),
         link: LinkSpec::off(),
+        sandbox: false,
     }
 }
 

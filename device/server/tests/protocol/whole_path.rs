@@ -334,23 +334,47 @@ fn an_event_that_would_block_stops_nobody() {
     server.stop();
 }
 
-/// Descriptors of this process, which the server is a part of.
-fn descriptors() -> usize {
-    let folder = std::fs::read_dir("/proc/self/fd").expect("/proc");
-    folder.count()
+#[test]
+fn an_event_that_is_filled_behind_the_servers_back_stops_nobody() {
+    let server = Running::start();
+    let socket = server.socket.clone();
+    bounded(move || {
+        let mut driver = Driver::new(&socket);
+        let event = driver.interrupt.try_clone().expect("clone");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Whatever the server saw of the event a moment ago, now it is full and would block it. In
+            // the end it stays full.
+            scope.spawn(|| {
+                use rustix::fs::{OFlags, fcntl_setfl};
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    fcntl_setfl(&event, OFlags::NONBLOCK).expect("fcntl");
+                    // They fail where it is empty, or was raised in between.
+                    let _ = rustix::io::read(&event, &mut [0; 8]);
+                    let _ = rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes());
+                    fcntl_setfl(&event, OFlags::empty()).expect("fcntl");
+                }
+            });
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+            while std::time::Instant::now() < end {
+                driver.queue(&[]);
+                driver.idle();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        drop(driver);
+        // The event is full, and blocks, and is still somebody's.
+        let mut next = Driver::new(&socket);
+        next.store(SOURCE, &secret());
+        assert_eq!(next.run(&[to_vram(0), from_vram(0)]).errors, 0);
+        drop(event);
+    });
+    server.stop();
 }
-
-/// What only a process of its own can count.
-const ALONE: &str = "HMMGPU_TEST_ALONE";
 
 #[test]
 fn a_client_whose_memory_goes_away_ends_alone() {
-    if std::env::var_os(ALONE).is_none() {
-        let name = "whole_path::a_client_whose_memory_goes_away_ends_alone";
-        let mut test = std::process::Command::new(std::env::current_exe().expect("this test"));
-        let test = test.args(["--exact", name]).env(ALONE, "1").output();
-        let output = bounded(|| test.expect("a process"));
-        assert!(output.status.success(), "{output:?}");
+    if !alone("whole_path::a_client_whose_memory_goes_away_ends_alone") {
         return;
     }
     let server = Running::start();
@@ -381,7 +405,7 @@ fn a_client_whose_memory_goes_away_ends_alone() {
                 (Status::STATUS_OK, 0)
             );
             assert!(next.load::<BYTES>(TARGET)[..] == secret()[..]);
-            descriptors()
+            Held::now().descriptors
         });
         assert_eq!(
             now,
