@@ -7,6 +7,7 @@
 #include <linux/highmem.h>
 
 #include "batch.h"
+#include "mutate.h"
 
 /**
  * hmmgpu_dma_dir() - which way the system memory of a batch is used
@@ -109,6 +110,8 @@ static void hmmgpu_batch_note(struct hmmgpu_batch *batch, u64 vram,
 {
 	struct hmmgpu_desc *last;
 
+	if (hmmgpu_mutate(HMMGPU_MUTATE_NO_ALLOC))
+		return;
 	if (batch->nr_notes) {
 		u64 end;
 
@@ -166,6 +169,9 @@ static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
 		.src = cpu_to_le64(src),
 	};
 
+	if (order && (flags & HMMGPU_FLAG_DST_VRAM) &&
+	    hmmgpu_mutate(HMMGPU_MUTATE_SHORT_COPY))
+		desc.order = 0;
 	if (batch->check && page)
 		hmmgpu_checksum_want(batch, &desc, page);
 	if (batch->check || !hmmgpu_batch_extend(batch, &desc))
@@ -248,7 +254,7 @@ static void hmmgpu_alloc_vram(struct hmmgpu_batch *batch,
 		return;
 	}
 
-	vram = hmmgpu_page_to_vram(hdev, page);
+	vram = hmmgpu_mutate_alloc(hmmgpu_page_to_vram(hdev, page));
 	hmmgpu_batch_note(batch, vram, unit->order);
 	hmmgpu_batch_desc(batch, unit->page ? HMMGPU_OP_COPY : HMMGPU_OP_FILL,
 			  HMMGPU_FLAG_DST_VRAM, unit->order, vram, addr,
@@ -299,6 +305,7 @@ static bool hmmgpu_alloc_system(struct hmmgpu_batch *batch,
 {
 	struct folio *folio = hmmgpu_alloc_folio(batch, order, unit->index);
 	dma_addr_t addr;
+	u64 vram;
 
 	if (!folio)
 		return false;
@@ -309,9 +316,10 @@ static bool hmmgpu_alloc_system(struct hmmgpu_batch *batch,
 		folio_put(folio);
 		return false;
 	}
+	vram = hmmgpu_mutate_source(hmmgpu_page_to_vram(batch->hdev,
+							unit->page));
 	hmmgpu_batch_desc(batch, HMMGPU_OP_COPY, HMMGPU_FLAG_SRC_VRAM, order,
-			  addr, hmmgpu_page_to_vram(batch->hdev, unit->page),
-			  folio_page(folio, 0));
+			  addr, vram, folio_page(folio, 0));
 	batch->dst[unit->index] = hmmgpu_dst_entry(folio_page(folio, 0), order,
 						   batch->src[unit->index]);
 	return true;

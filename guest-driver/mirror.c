@@ -10,6 +10,7 @@
 
 #include "context.h"
 #include "hmmgpu_trace.h"
+#include "mutate.h"
 
 /*
  * While the device has an entry in its TLB, jobs may be using it. When this
@@ -33,7 +34,7 @@ static void hmmgpu_mirror_flush(struct hmmgpu_context *ctx, unsigned long start,
 	};
 
 	/* Not enabled: it accesses nothing. */
-	if (!READ_ONCE(ctx->running))
+	if (!READ_ONCE(ctx->running) || hmmgpu_mutate(HMMGPU_MUTATE_STALE))
 		return;
 	hmmgpu_count(hdev, invalidations, 1);
 	/* Whatever goes wrong, the caller may give the memory away after this. */

@@ -13,6 +13,7 @@
 #include <linux/vmalloc.h>
 
 #include "hmmgpu_drv.h"
+#include "mutate.h"
 
 /* While notes are pending: let a few gather before the device gets them. */
 #define HMMGPU_NOTE_DELAY_MS	5
@@ -316,7 +317,13 @@ void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
 	struct hmmgpu_block *block = &vram->blocks[page / HMMGPU_LARGE_PAGES];
 	unsigned long flags;
 
+	hmmgpu_mutate_freed((u64)page << PAGE_SHIFT);
 	spin_lock_irqsave(&vram->lock, flags);
+	if (hmmgpu_mutate(HMMGPU_MUTATE_LEAK)) {
+		vram->used_pages -= 1UL << order;
+		spin_unlock_irqrestore(&vram->lock, flags);
+		return;
+	}
 	if (order)
 		block->whole_freed = true;
 	else
@@ -381,6 +388,7 @@ static bool hmmgpu_block_take_notes(struct hmmgpu_vram *vram,
 				 block->split ? HMMGPU_NOTE_SPLIT :
 						HMMGPU_NOTE_FREE,
 				 first, HMMGPU_LARGE_ORDER, 1);
+		hmmgpu_mutate_note(descs, nr, room);
 		if (block->whole_freed) {
 			block->state = HMMGPU_BLOCK_FREE;
 			list_add(&block->link, &vram->free);

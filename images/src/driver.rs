@@ -31,14 +31,23 @@ fn is_source(path: &Path) -> bool {
             .is_some_and(|e| e == "c" || e == "h" || e == "S")
 }
 
-/// `hmmgpu.ko` for a kernel, built if need be from the sources in `folder`.
+/// What the driver is built from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    /// The folder with its sources.
+    pub(crate) folder: &'a Path,
+    /// Variables for make, as `NAME=VALUE`.
+    pub(crate) variables: &'a [String],
+}
+
+/// `hmmgpu.ko` for a kernel, built if need be.
 pub(crate) fn get(
     context: &Context,
     cache: &Cache,
     kernel: &Kernel,
-    folder: &Path,
+    source: &Source<'_>,
 ) -> Result<PathBuf, ImageError> {
-    let key = key(kernel, folder)?;
+    let key = key(kernel, source)?;
     let what = format!("driver for {}", kernel.release);
     let artefact = Artefact {
         kind: "driver",
@@ -47,9 +56,9 @@ pub(crate) fn get(
         room: ROOM,
     };
     let path = cache.get(context, &artefact, |partial| {
-        make(context, cache, &key, kernel, folder, partial)?;
+        make(context, cache, &key, kernel, source, partial)?;
         // What was compiled may be newer than what was hashed.
-        if self::key(kernel, folder)? != key {
+        if self::key(kernel, source)? != key {
             return Err(ImageError::SourcesChange { what: what.clone() });
         }
         Ok(())
@@ -57,10 +66,13 @@ pub(crate) fn get(
     Ok(path.join(MODULE))
 }
 
-fn key(kernel: &Kernel, folder: &Path) -> Result<String, ImageError> {
+fn key(kernel: &Kernel, source: &Source<'_>) -> Result<String, ImageError> {
     let mut key = Key::new("driver", VERSION);
     kernel.add_to(&mut key);
-    key.tree(folder, &is_source)?;
+    for variable in source.variables {
+        key.field("variable", variable.as_bytes());
+    }
+    key.tree(source.folder, &is_source)?;
     Ok(key.finish())
 }
 
@@ -69,13 +81,13 @@ fn make(
     cache: &Cache,
     key: &str,
     kernel: &Kernel,
-    folder: &Path,
+    source: &Source<'_>,
     partial: &Path,
 ) -> Result<(), ImageError> {
     fs::create_dir(partial).map_err(ImageError::io("create", partial))?;
     let build = partial.join("build");
-    for file in files_below(folder, &is_source)? {
-        let (from, to) = (folder.join(&file), build.join(&file));
+    for file in files_below(source.folder, &is_source)? {
+        let (from, to) = (source.folder.join(&file), build.join(&file));
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent).map_err(ImageError::io("create", parent))?;
         }
@@ -83,7 +95,15 @@ fn make(
     }
     let log = cache.log("driver", key)?;
     let doing = "building the driver";
-    kbuild::modules(context, kernel, &build, "/driver", doing, &log)?;
+    kbuild::modules(
+        context,
+        kernel,
+        &build,
+        "/driver",
+        source.variables,
+        doing,
+        &log,
+    )?;
     let module = partial.join(MODULE);
     fs::rename(build.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
     crate::cache::remove(&build)
@@ -113,17 +133,20 @@ mod tests {
     fn the_key_follows_sources_and_kernel() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("main.c"), "1").unwrap();
-        let of = |identity: &str, release: &str| {
+        let with = |identity: &str, release: &str, variables: &[String]| {
             let kernel = Kernel {
                 identity: identity.into(),
                 ..Kernel::named(release)
             };
-            key(&kernel, folder.path()).unwrap()
+            let folder = folder.path();
+            key(&kernel, &Source { folder, variables }).unwrap()
         };
+        let of = |identity, release| with(identity, release, &[]);
         let base = of("r", "k");
         assert_eq!(base, of("r", "k"));
         assert_ne!(base, of("s", "k"));
         assert_ne!(base, of("r", "l"));
+        assert_ne!(base, with("r", "k", &["A=1".to_owned()]));
         fs::write(folder.path().join("main.c"), "2").unwrap();
         assert_ne!(base, of("r", "k"));
     }

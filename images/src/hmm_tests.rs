@@ -139,7 +139,7 @@ pub(crate) fn module(
             .map_err(ImageError::io("write", &kbuild_file))?;
         let log = cache.log("test-hmm", &key)?;
         let doing = "building upstream's test_hmm";
-        kbuild::modules(context, kernel, &folder, "/test_hmm", doing, &log)?;
+        kbuild::modules(context, kernel, &folder, "/test_hmm", &[], doing, &log)?;
         let module = partial.join(MODULE);
         fs::rename(folder.join(MODULE), &module).map_err(ImageError::io("find", &module))?;
         crate::cache::remove(&build)

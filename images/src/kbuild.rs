@@ -13,12 +13,13 @@ const ROOT_PATH: &str = "/usr/bin:/usr/sbin";
 
 /// Builds the modules whose sources and Kbuild are in `folder`, there. `inside` is its path for
 /// the compiler: short and the same for everybody, for it appears in messages and debug
-/// information.
+/// information. `variables` go to make.
 pub(crate) fn modules(
     context: &Context,
     kernel: &Kernel,
     folder: &Path,
     inside: &str,
+    variables: &[String],
     what: &str,
     log: &Path,
 ) -> Result<(), ImageError> {
@@ -53,6 +54,7 @@ pub(crate) fn modules(
         .arg("-C")
         .arg(&build.headers)
         .args(&build.arguments)
+        .args(variables)
         // Where to write is said too: headers that are not where they were installed take the
         // folder that make runs in for it.
         .args([&format!("M={inside}"), &format!("MO={inside}"), "modules"]);

@@ -68,6 +68,9 @@ pub struct ImagesOptions {
     pub source: Option<PathBuf>,
     /// Debian mirror. `None`: `$HMMGPU_MIRROR`, else what mmdebstrap takes by default.
     pub mirror: Option<String>,
+    /// Variables that make gets when it builds the driver, as `NAME=VALUE`: `HMMGPU_MUTATIONS=1` makes
+    /// one that makes mistakes when it is told to, for tests.
+    pub driver_variables: Vec<String>,
     /// Who is told what goes on.
     pub progress: Arc<dyn Progress>,
     /// Set by the program's signal handler: what is being made stops within a moment, cleans up
@@ -82,6 +85,7 @@ impl std::fmt::Debug for ImagesOptions {
             .field("cache", &self.cache)
             .field("source", &self.source)
             .field("mirror", &self.mirror)
+            .field("driver_variables", &self.driver_variables)
             .finish_non_exhaustive()
     }
 }
@@ -92,6 +96,7 @@ impl Default for ImagesOptions {
             cache: None,
             source: None,
             mirror: None,
+            driver_variables: Vec::new(),
             progress: for_stderr(),
             cancel: Arc::default(),
         }
@@ -104,6 +109,7 @@ pub struct Images {
     cache: Cache,
     source: PathBuf,
     mirror: Option<String>,
+    driver_variables: Vec<String>,
     context: Context,
 }
 
@@ -134,6 +140,7 @@ impl Images {
             cache: Cache::new(cache),
             source,
             mirror,
+            driver_variables: options.driver_variables,
             context: Context {
                 progress: options.progress,
                 cancel: options.cancel,
@@ -244,7 +251,11 @@ impl Images {
                 missing: "guest-driver".into(),
             });
         }
-        driver::get(&self.context, &self.cache, kernel, &folder)
+        let source = driver::Source {
+            folder: &folder,
+            variables: &self.driver_variables,
+        };
+        driver::get(&self.context, &self.cache, kernel, &source)
     }
 
     /// The base initramfs (init, shell and tools, kernel modules, driver, workloads) for a kernel.

@@ -52,6 +52,8 @@ pub struct Machine {
     pub zeroing: bool,
     /// How closely the driver's use of VRAM is checked.
     pub check: CheckMode,
+    /// Whether the driver makes mistakes when it is told to.
+    pub mutations: bool,
 }
 
 impl Machine {
@@ -62,6 +64,7 @@ impl Machine {
         vram: Size(64 * MIB),
         zeroing: true,
         check: CheckMode::Folio,
+        mutations: false,
     };
 }
 
@@ -78,6 +81,9 @@ impl Session {
         let mut options = VmOptions::new(profile);
         options.timeout = Some(Duration::from_secs(u64::from(limit) + 300));
         options.server_program = Some(program.to_owned());
+        if machine.mutations {
+            options.images.driver_variables = vec!["HMMGPU_MUTATIONS=1".to_owned()];
+        }
         let vm = Vm::prepare(options).context("a guest cannot be made ready on this host")?;
         let script = script(steps);
         let captured = match vm.capture(&job(["sh", "-c", script.as_str()], ""), &[]) {

@@ -12,6 +12,7 @@ mod device;
 mod exec_code;
 mod gpu;
 mod hold_pages;
+mod mutations;
 mod outcome;
 mod pagemap;
 mod pattern;
@@ -114,6 +115,11 @@ const PROGRAMS: &[Program] = &[
         name: "hmmgpu-reload",
         about: "Unload and load the driver while another process holds pages on the device",
         main: reload::main,
+    },
+    Program {
+        name: "hmmgpu-mutations",
+        about: "Let a driver that is made for it make mistakes, one by one",
+        main: mutations::main,
     },
     Program {
         name: "hmmgpu-stats",

@@ -29,15 +29,22 @@ struct Args {
     /// Let processes that hold pages end while the driver is being unloaded.
     #[arg(long)]
     exits: bool,
+    #[command(flatten)]
+    module: Module,
+    /// Device node.
+    #[arg(long, default_value = device::NODE)]
+    device: PathBuf,
+}
+
+/// The driver as it is loaded.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Module {
     /// The driver's module file.
     #[arg(long, default_value = "/hmmgpu/hmmgpu.ko")]
     module: PathBuf,
     /// Parameters of the driver.
     #[arg(long, default_value = "")]
     parameters: String,
-    /// Device node.
-    #[arg(long, default_value = device::NODE)]
-    device: PathBuf,
 }
 
 /// Name of the module.
@@ -53,9 +60,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
     ensure!(
-        args.module.exists(),
+        args.module.module.exists(),
         "{} does not exist: name the module with --module",
-        args.module.display()
+        args.module.module.display()
     );
     if args.exits {
         for time in 1..=args.times {
@@ -75,7 +82,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         holder
             .verify()
             .with_context(|| format!("time {time}: after the driver was unloaded"))?;
-        load(&args)?;
+        args.module.load(&args.device)?;
         println!("time {time}: all data came home, the driver is back");
     }
 
@@ -115,7 +122,7 @@ fn exits(args: &Args, time: u32) -> Result<()> {
     stays
         .verify()
         .context("of the process that has not ended")?;
-    load(args)
+    args.module.load(&args.device)
 }
 
 fn all_free(device: &Path) -> Result<()> {
@@ -129,28 +136,32 @@ fn all_free(device: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unload() -> Result<()> {
+/// Unloads the driver, if nobody has its devices open.
+pub(crate) fn unload() -> Result<()> {
     let name = CString::new(MODULE)?;
     // O_NONBLOCK: a module in use is an error, not a wait.
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
     Ok(delete_module(&name, flags)?)
 }
 
-fn load(args: &Args) -> Result<()> {
-    let file = File::open(&args.module)
-        .with_context(|| format!("cannot open {}", args.module.display()))?;
-    let parameters = CString::new(args.parameters.as_str())?;
-    finit_module(&file, &parameters, 0).context("cannot load the driver")?;
-    let deadline = Instant::now() + LIMIT;
-    while !args.device.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "{} did not appear after the driver was loaded",
-            args.device.display()
-        );
-        std::thread::yield_now();
+impl Module {
+    /// Loads the driver, and waits for this node of it.
+    pub(crate) fn load(&self, device: &Path) -> Result<()> {
+        let file = File::open(&self.module)
+            .with_context(|| format!("cannot open {}", self.module.display()))?;
+        let parameters = CString::new(self.parameters.as_str())?;
+        finit_module(&file, &parameters, 0).context("cannot load the driver")?;
+        let deadline = Instant::now() + LIMIT;
+        while !device.exists() {
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not appear after the driver was loaded",
+                device.display()
+            );
+            std::thread::yield_now();
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The process that holds pages.

@@ -18,6 +18,7 @@ mod guest;
 mod kernel;
 mod kills;
 mod listening;
+mod mutations;
 mod program_run;
 mod selftest;
 mod serve;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = shared::trials(&program);
+    trials.extend(mutations::trials(&program));
     trials.extend(compute::trials(&program));
     trials.extend(program_run::trials(&program));
     trials.extend(faults::trials(&program));
