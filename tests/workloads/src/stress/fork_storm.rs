@@ -22,6 +22,7 @@ use super::tally::{Figure, Trouble, to_memory, trouble as other_trouble};
 use crate::device::Device;
 use crate::region::Backing;
 use crate::sys::fork::{Child, Ended, fork};
+use crate::sys::memory::UNIT_PAGES;
 
 pub(super) const TROUBLES: &[Trouble] = &[
     other_trouble("fork"),
@@ -122,10 +123,10 @@ fn forked(frame: &Frame, own: &mut Worker<'_>, process: usize, killed: bool) -> 
     let name = if killed { "kill" } else { "exit" };
     trouble(frame, name, &mut own.regions[LARGE], 0..1, |_, _| Ok(()))?;
     // One that is killed is so in the middle of requests that have something to move.
-    let all = own.addresses(LARGE, &(0..own.regions[LARGE].len()));
+    let unit = own.addresses(LARGE, &(0..UNIT_PAGES));
     while killed && frame.running() {
-        to_system(frame, &device, &all)?;
-        to_device(frame, &device, &all)?;
+        to_system(frame, &device, &unit)?;
+        to_device(frame, &device, &unit)?;
     }
     Ok(())
 }
