@@ -41,6 +41,8 @@ use crate::status::source;
 const PUBLISH_EVERY: u32 = 64;
 /// Most bytes that are copied under one permit. Bounds how long an unmap or a reset waits.
 pub(crate) const PERMIT_BYTES: u64 = 2 << 20;
+/// What is too short to sleep for: a sleep may take so much longer than it should.
+const SHORT_NS: u64 = 100_000;
 /// Records that are handed to telemetry at the latest.
 const RECORDS: usize = 256;
 
@@ -276,8 +278,8 @@ pub(crate) struct Run<'a> {
     group: Option<Group>,
     /// VRAM that was touched last, of which the checker has not been told.
     touch: Option<Touch>,
-    /// What was copied last, on its way over the link.
-    arrives: Option<Due>,
+    /// What was copied last each way, on its way over the link.
+    arrives: [Option<Due>; 2],
     /// End of what was timed last, which is where the next begins while the ring is not empty: one
     /// reading of the clock for each.
     clock: u64,
@@ -306,7 +308,7 @@ impl<'a> Run<'a> {
             patience: Patience::default(),
             group: None,
             touch: None,
-            arrives: None,
+            arrives: [None; 2],
             clock: 0,
             known: 0,
             waited: Cell::new(0),
@@ -485,32 +487,41 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What a group has copied goes over the link: waits until it would have arrived, or the run has
-    /// ended.
+    /// What a group has copied goes over the link. Waits until it would have arrived, or the run has
+    /// ended, if that pays: to sleep for less costs more.
     fn carry(&mut self, group: &Group) {
         let shared = self.shared;
         let began_ns = self.clock;
         if let Some((way, bytes)) = group.on_link()
             && let Some(due) = shared.link_model.due(way, began_ns, bytes)
         {
-            let now_ns = self.wait_until(due.carried_ns);
+            let mut now_ns = now_ns();
+            if due.carried_ns.saturating_sub(now_ns) > SHORT_NS {
+                now_ns = self.wait_until(due.carried_ns, 0);
+            }
             shared.link_model.went_on(due, began_ns, now_ns, bytes);
-            self.arrives = Some(due);
+            self.arrives[way as usize] = Some(due);
         }
     }
 
     /// Waits until the other side of the link knows of all that was copied, or the run has ended.
     fn arrive(&mut self) {
-        if let Some(due) = self.arrives.take() {
-            let now_ns = self.wait_until(due.known_ns);
-            self.shared.link_model.went_on(due, now_ns, now_ns, 0);
+        let [to_device, to_system] = std::mem::take(&mut self.arrives);
+        if to_device.is_none() && to_system.is_none() {
+            return;
+        }
+        let began_ns = now_ns();
+        for due in [to_device, to_system].into_iter().flatten() {
+            let carried_ns = self.wait_until(due.carried_ns, SHORT_NS);
+            self.shared.link_model.went_on(due, began_ns, carried_ns, 0);
+            let known_ns = self.wait_until(due.known_ns, SHORT_NS);
+            self.shared.link_model.knows(due, known_ns);
         }
     }
 
-    /// Waits until a time by the clock of the device, or the run has ended. Returns what it is then.
-    fn wait_until(&self, time_ns: u64) -> u64 {
-        /// A sleep may take so much longer than it should.
-        const SLEEP_NS: u64 = 100_000;
+    /// Waits until a time by the clock of the device, or the run has ended: asleep, but for the last
+    /// `awake_ns`. Returns what it is then.
+    fn wait_until(&self, time_ns: u64, awake_ns: u64) -> u64 {
         /// Whoever ends the run need not wake it.
         const LOOK: Duration = Duration::from_millis(20);
         loop {
@@ -520,11 +531,10 @@ impl<'a> Run<'a> {
                 return now_ns;
             }
             self.keep_none();
-            match left_ns.checked_sub(SLEEP_NS) {
-                Some(sleep_ns) => {
-                    std::thread::park_timeout(Duration::from_nanos(sleep_ns).min(LOOK));
-                }
-                None => std::hint::spin_loop(),
+            if left_ns > awake_ns {
+                std::thread::park_timeout(Duration::from_nanos(left_ns - awake_ns).min(LOOK));
+            } else {
+                std::hint::spin_loop();
             }
         }
     }

@@ -110,13 +110,23 @@ impl Link {
         })
     }
 
-    /// Whoever waited for that goes on now; bytes that went over the link, or none if he waited for
-    /// the latency.
+    /// Whoever waited for that since `began_ns`, or did not, goes on at `now_ns`; so many bytes began to
+    /// be on their way then.
     pub(crate) fn went_on(&self, due: Due, began_ns: u64, now_ns: u64, bytes: u64) {
         self.with(|model| {
             if let Some(model) = model {
                 let (_, lane) = model.lane(due.way);
                 lane.went_on(due.carried_ns, began_ns, now_ns, bytes);
+            }
+        });
+    }
+
+    /// The other side knows of that now.
+    pub(crate) fn knows(&self, due: Due, now_ns: u64) {
+        self.with(|model| {
+            if let Some(model) = model {
+                let (_, lane) = model.lane(due.way);
+                lane.knows(due.carried_ns, now_ns);
             }
         });
     }
