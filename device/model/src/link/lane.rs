@@ -17,7 +17,7 @@ pub(super) struct Lane {
     rest: u64,
     /// By how much the last one went on later than the link would have had it.
     late_ns: u64,
-    /// When the last one went on.
+    /// Until when it was busy.
     ended_ns: u64,
     /// Since the link was set.
     bytes: u64,
@@ -43,9 +43,10 @@ impl Lane {
     pub(super) fn went_on(&mut self, due_ns: u64, began_ns: u64, now_ns: u64, bytes: u64) {
         self.knows(due_ns, now_ns);
         self.bytes += bytes;
-        // Engines of several queues share the link: time counts once.
-        self.busy_ns += now_ns.saturating_sub(began_ns.max(self.ended_ns));
-        self.ended_ns = self.ended_ns.max(now_ns);
+        // Whoever does not wait leaves it busy. Engines of several queues share it: time counts once.
+        let until_ns = now_ns.max(due_ns);
+        self.busy_ns += until_ns.saturating_sub(began_ns.max(self.ended_ns));
+        self.ended_ns = self.ended_ns.max(until_ns);
     }
 
     /// The other side knows at `now_ns` of what was due at `due_ns`: what comes next was on its way
