@@ -142,6 +142,7 @@ static void hmmgpu_batch_reset(struct hmmgpu_batch *batch, unsigned int nr)
 	batch->stop_reason = HMMGPU_STOP_NONE;
 	batch->submitted = false;
 	batch->present = 0;
+	batch->lost = 0;
 	batch->moved = 0;
 	batch->max_order = 0;
 	bitmap_zero(batch->on_device, HMMGPU_BATCH_PAGES);
@@ -304,6 +305,7 @@ static int hmmgpu_batch_repeat(struct hmmgpu_batch *batch)
 		.fence = &batch->fence,
 	};
 
+	hmmgpu_count(batch->hdev, copy_retries, 1);
 	return hmmgpu_ring_submit(&batch->hdev->ring, &sub);
 }
 
@@ -359,7 +361,8 @@ static void hmmgpu_batch_refused(struct hmmgpu_batch *batch,
  * something in place of a hole.
  *
  * Context: Process context, may sleep.
- * Return: 0; -EIO if a copy failed, and failed again, -ETIMEDOUT or -ENODEV if the device is lost.
+ * Return: 0; -EIO if a copy failed each time, -ETIMEDOUT or -ENODEV if the device
+ * is lost.
  */
 int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 {
@@ -369,6 +372,8 @@ int hmmgpu_batch_commit(struct hmmgpu_batch *batch)
 
 	ret = hmmgpu_batch_wait(batch);
 	if (ret) {
+		/* If it is lost, hmmgpu_batch_drop() has to know how quiet it is. */
+		hmmgpu_device_wait_quiet(batch->hdev);
 		hmmgpu_batch_drop(batch);
 		return ret;
 	}

@@ -52,6 +52,7 @@ struct hmmgpu_map {
  * @fence: fence behind the copies
  * @submitted: the fence was submitted
  * @present: pages that are already where they should go
+ * @lost: pages whose content a reset has taken
  * @moved: pages that moved
  * @max_order: largest order that moved
  * @on_device: entries that the core left out because they are on the device
@@ -85,6 +86,7 @@ struct hmmgpu_batch {
 	struct hmmgpu_fence fence;
 	bool submitted;
 	unsigned long present;
+	unsigned long lost;
 	unsigned long moved;
 	unsigned int max_order;
 	DECLARE_BITMAP(on_device, HMMGPU_BATCH_PAGES);

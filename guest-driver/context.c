@@ -42,7 +42,7 @@ static void hmmgpu_context_disable(struct hmmgpu_context *ctx)
 	}
 	/* It ignores that while it is being reset. Wait until it has been. */
 	if (READ_ONCE(hdev->lost))
-		hmmgpu_device_lose(hdev, "lost");
+		hmmgpu_device_wait_quiet(hdev);
 	WRITE_ONCE(ctx->running, false);
 }
 
@@ -149,6 +149,29 @@ static void hmmgpu_context_kill(struct hmmgpu_context *ctx)
 	ida_free(&hdev->context_ids, ctx->number);
 	mmdrop(ctx->mm);
 	hmmgpu_count(hdev, contexts, -1);
+}
+
+/**
+ * hmmgpu_context_recover() - enable a context again after a reset
+ * @ctx: the context; the device is ready, and still marked as lost
+ *
+ * Its jobs end with an error, what it had mapped is mapped anew at the next
+ * fault. A fault of before is forgotten.
+ *
+ * Context: Process context, &hmmgpu_device.gate is held for writing.
+ * Return: 0 or -EIO, with the reason in the log.
+ */
+int hmmgpu_context_recover(struct hmmgpu_context *ctx)
+{
+	WRITE_ONCE(ctx->running, false);
+	mutex_lock(&ctx->mirror.lock);
+	hmmgpu_mirror_zap(ctx, 0, ULONG_MAX);
+	mutex_unlock(&ctx->mirror.lock);
+	spin_lock(&ctx->fault_lock);
+	ctx->fault_pending = false;
+	spin_unlock(&ctx->fault_lock);
+	hmmgpu_jobs_abort(ctx);
+	return hmmgpu_context_enable(ctx);
 }
 
 /**

@@ -20,6 +20,8 @@
 #define HMMGPU_MIRROR_RETRY_MS	1000
 /* How long a job at least has a page that was made exclusive for it, in us. */
 #define HMMGPU_EXCLUSIVE_US	50
+/* How long a job may take before the device is asked for a fault that got lost, in s. */
+#define HMMGPU_NUDGE_S	1
 
 struct hmmgpu_table;
 
@@ -70,6 +72,7 @@ struct hmmgpu_mirror {
  * @records_dma: their DMA address
  * @past_ns: time that the device worked on jobs whose records are gone
  * @last: sequence number of the last job submitted; zero if there was none
+ * @base: sequence number of the last job before the device was reset
  */
 struct hmmgpu_job_queue {
 	struct mutex run; /* serialises hmmgpu_job_run() */
@@ -82,6 +85,7 @@ struct hmmgpu_job_queue {
 	dma_addr_t records_dma;
 	u64 past_ns;
 	u64 last;
+	u64 base;
 };
 
 /**
@@ -97,10 +101,13 @@ struct hmmgpu_job_queue {
  * @policies: policy by address; nothing is the default
  * @thread: serves its faults
  * @fault_wait: where @thread waits for faults
- * @fault_lock: protects @fault and @fault_pending
+ * @fault_lock: protects @fault, @fault_epoch, @fault_pending and @nudge_at
  * @fault: the last fault
+ * @fault_epoch: &hmmgpu_device.epoch in which it happened
  * @fault_pending: @thread has not taken it yet
+ * @nudge_at: when to ask the device for a fault that got lost, in jiffies
  * @served: the fault that @thread serves
+ * @served_epoch: &hmmgpu_device.epoch in which that happened
  * @replayed: @thread has answered it
  * @serving: address of the fault that @thread serves, or all-ones
  */
@@ -115,10 +122,13 @@ struct hmmgpu_context {
 	struct maple_tree policies;
 	struct task_struct *thread;
 	wait_queue_head_t fault_wait;
-	spinlock_t fault_lock; /* protects fault, fault_pending */
+	spinlock_t fault_lock; /* protects the four below */
 	struct hmmgpu_fault_record fault;
+	u32 fault_epoch;
 	bool fault_pending;
+	unsigned long nudge_at;
 	struct hmmgpu_fault_record served;
+	u32 served_epoch;
 	bool replayed;
 	u64 serving;
 };
@@ -155,6 +165,8 @@ struct mm_struct *hmmgpu_mm_get(struct hmmgpu_device *hdev,
 struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 					     struct mm_struct *mm);
 void hmmgpu_context_destroy(struct hmmgpu_context *ctx);
+
+int hmmgpu_context_recover(struct hmmgpu_context *ctx);
 
 /* pagetable.c */
 int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev);
@@ -225,6 +237,7 @@ bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx,
 /* job.c */
 int hmmgpu_jobs_init(struct hmmgpu_context *ctx);
 void hmmgpu_jobs_exit(struct hmmgpu_context *ctx);
+void hmmgpu_jobs_abort(struct hmmgpu_context *ctx);
 u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx);
 int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		      u64 *sequence);
@@ -235,6 +248,7 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 
 /* gpu_fault.c */
 int hmmgpu_gpu_fault_thread(void *data);
+void hmmgpu_gpu_fault_nudge(struct hmmgpu_context *ctx);
 void hmmgpu_gpu_fault_unmap(struct hmmgpu_context *ctx, unsigned long start,
 			    unsigned long end);
 

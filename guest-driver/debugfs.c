@@ -72,6 +72,10 @@ static const struct hmmgpu_counter_file hmmgpu_counter_files[] = {
 	HMMGPU_DRIVER(gpu_maps_large),
 	HMMGPU_DRIVER(gpu_maps_small),
 	HMMGPU_DRIVER(exclusive_pages),
+	HMMGPU_DRIVER(copy_retries),
+	HMMGPU_DRIVER(fences_missed),
+	HMMGPU_DRIVER(recoveries),
+	HMMGPU_DRIVER(lost_pages),
 };
 
 /* Of spans, one of each for each direction and trigger. */

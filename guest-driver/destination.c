@@ -345,6 +345,10 @@ static void hmmgpu_alloc_home(struct hmmgpu_batch *batch,
 	}
 	if (!unit->migrate || !is_device_private_page(unit->page))
 		return;
+	if (hmmgpu_vram_is_lost(hdev, unit->page)) {
+		batch->lost += 1UL << unit->order;
+		return;
+	}
 	if (hmmgpu_batch_injected(batch, unit->order))
 		why = HMMGPU_FALLBACK_INJECTED;
 	else if (hmmgpu_alloc_system(batch, unit, unit->order))

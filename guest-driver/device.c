@@ -161,56 +161,132 @@ int hmmgpu_device_identify(struct hmmgpu_device *hdev)
  * hmmgpu_device_check() - may a user operation begin or go on?
  * @hdev: the device
  *
- * Return: 0, or -ENODEV if the device is being removed or is lost.
+ * Return: 0; -ENODEV if the device is being removed, or lost for good; -EIO if it is
+ * lost and will be recovered.
  */
 int hmmgpu_device_check(struct hmmgpu_device *hdev)
 {
-	return READ_ONCE(hdev->removing) || READ_ONCE(hdev->lost) ? -ENODEV : 0;
+	if (READ_ONCE(hdev->removing) || READ_ONCE(hdev->dead))
+		return -ENODEV;
+	return READ_ONCE(hdev->lost) ? -EIO : 0;
 }
 
 /**
- * hmmgpu_device_lose() - give the device up
+ * hmmgpu_device_enter() - begin a user operation
  * @hdev: the device
- * @why: what happened, for the log
  *
- * Copies that are under way may still write to memory, so the device is reset;
- * &hmmgpu_device.quiesced tells if that worked. Later callers wait for the
- * first one.
+ * Waits while the device is recovered. If it returns 0, &hmmgpu_device.gate is
+ * held for reading.
  *
- * Context: Process context, may sleep.
+ * Context: Process context, sleeps.
+ * Return: 0; -EINTR, a fatal signal; -ENODEV, the device has gone or goes.
  */
-void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why)
+int hmmgpu_device_enter(struct hmmgpu_device *hdev)
 {
-	u32 state, generation;
+	int ret;
 
-	mutex_lock(&hdev->lost_lock);
-	if (hdev->lost)
-		goto out;
+	for (;;) {
+		if (down_read_killable(&hdev->gate))
+			return -EINTR;
+		ret = hmmgpu_device_check(hdev);
+		if (!ret)
+			return 0;
+		up_read(&hdev->gate);
+		if (ret != -EIO)
+			return ret;
+		if (wait_event_killable(hdev->recover_wait,
+					hmmgpu_device_check(hdev) != -EIO))
+			return -EINTR;
+	}
+}
 
-	state = hmmgpu_read(hdev, HMMGPU_REG_STATE);
-	generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
-	dev_err(hdev->dev,
-		"%s: queue 0 state %#x, device state %#x, generation %u (was %u); what is in VRAM is lost, unbind and bind the driver to go on\n",
-		why,
-		hmmgpu_read(hdev, HMMGPU_QUEUE_REG(0, HMMGPU_QUEUE_STATUS)),
-		state, generation, hdev->generation);
+/**
+ * hmmgpu_device_leave() - end a user operation
+ * @hdev: the device, as hmmgpu_device_enter() left it
+ * @ret: what came of the operation
+ *
+ * Return: @ret; but -EIO instead of -ENODEV if the device is lost only for now.
+ */
+int hmmgpu_device_leave(struct hmmgpu_device *hdev, int ret)
+{
+	if (ret == -ENODEV)
+		ret = hmmgpu_device_check(hdev) ?: -EIO;
+	up_read(&hdev->gate);
+	return ret;
+}
+
+/*
+ * Copies that are under way may still write to memory, so the device is reset;
+ * &hmmgpu_device.quiesced tells if that worked.
+ */
+static void hmmgpu_device_take_down(struct hmmgpu_device *hdev)
+{
+	int ret;
+
+	lockdep_assert_held(&hdev->lost_lock);
 	WRITE_ONCE(hdev->lost, true);
-	if (state == HMMGPU_GONE)
-		/* Without a device there is no DMA. */
-		hdev->quiesced = true;
-	else
-		hdev->quiesced = !hmmgpu_device_reset(hdev);
+	ret = hmmgpu_device_reset(hdev);
+	/* Without a device there is no DMA. */
+	hdev->quiesced = !ret || ret == -ENODEV;
 	if (!hdev->quiesced) {
 		/* The bus may still keep it from doing harm. */
 		pci_clear_master(hdev->pdev);
 		dev_err(hdev->dev,
 			"does not reset; memory that it may still write to is not used again\n");
 	}
+	if (ret)
+		WRITE_ONCE(hdev->dead, true);
+	wake_up_all(&hdev->recover_wait);
 	wake_up_all(&hdev->ring.wait);
 	if (hdev->nr_contexts)
 		wake_up_all(&hdev->invalidations.wait);
 	wake_up_all(&hdev->job_wait);
+}
+
+/**
+ * hmmgpu_device_lose() - give the device up
+ * @hdev: the device
+ * @epoch: the epoch that it happened in: if that is over, so is what happened
+ * @why: what happened, for the log
+ *
+ * It is reset, and recovered as soon as nobody uses it any more. Later callers
+ * wait for the reset that the first one does.
+ *
+ * Context: Process context, may sleep.
+ */
+void hmmgpu_device_lose(struct hmmgpu_device *hdev, u32 epoch, const char *why)
+{
+	u32 state, generation;
+
+	mutex_lock(&hdev->lost_lock);
+	if (hdev->lost || hdev->epoch != epoch)
+		goto out;
+
+	state = hmmgpu_read(hdev, HMMGPU_REG_STATE);
+	generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
+	dev_err(hdev->dev,
+		"%s: queue 0 state %#x, device state %#x, generation %u (was %u); what is in VRAM is lost\n",
+		why,
+		hmmgpu_read(hdev, HMMGPU_QUEUE_REG(0, HMMGPU_QUEUE_STATUS)),
+		state, generation, hdev->generation);
+	hmmgpu_device_take_down(hdev);
+	hmmgpu_recover_start(hdev);
 out:
+	mutex_unlock(&hdev->lost_lock);
+}
+
+/**
+ * hmmgpu_device_wait_quiet() - wait until a lost device is quiet
+ * @hdev: the device
+ *
+ * Whoever found it lost resets it. After this nothing of before writes to memory
+ * any more, unless &hmmgpu_device.quiesced says that this is not sure.
+ *
+ * Context: Process context, may sleep.
+ */
+void hmmgpu_device_wait_quiet(struct hmmgpu_device *hdev)
+{
+	mutex_lock(&hdev->lost_lock);
 	mutex_unlock(&hdev->lost_lock);
 }
 
@@ -226,14 +302,14 @@ out:
  */
 bool hmmgpu_device_alive(struct hmmgpu_device *hdev)
 {
-	u32 generation;
+	u32 generation, epoch = READ_ONCE(hdev->epoch);
 
 	if (READ_ONCE(hdev->lost))
 		return false;
 	generation = hmmgpu_read(hdev, HMMGPU_REG_GENERATION);
 	if (generation == hdev->generation)
 		return true;
-	hmmgpu_device_lose(hdev, generation == HMMGPU_GONE ?
+	hmmgpu_device_lose(hdev, epoch, generation == HMMGPU_GONE ?
 				 "device has gone" : "device was reset");
 	return false;
 }

@@ -200,24 +200,19 @@ static int hmmgpu_dmirror_finish(struct hmmgpu_context *ctx, unsigned int nr,
  */
 int hmmgpu_dmirror_enter(struct hmmgpu_context *ctx)
 {
-	struct hmmgpu_device *hdev = ctx->hdev;
-	int ret;
-
-	if (down_read_killable(&hdev->gate))
-		return -EINTR;
-	ret = hmmgpu_device_check(hdev);
-	if (ret)
-		up_read(&hdev->gate);
-	return ret;
+	return hmmgpu_device_enter(ctx->hdev);
 }
 
 /**
  * hmmgpu_dmirror_leave() - end to use the device
  * @ctx: the context of the file
+ * @ret: what came of it
+ *
+ * Return: what the caller is told.
  */
-void hmmgpu_dmirror_leave(struct hmmgpu_context *ctx)
+int hmmgpu_dmirror_leave(struct hmmgpu_context *ctx, int ret)
 {
-	up_read(&ctx->hdev->gate);
+	return hmmgpu_device_leave(ctx->hdev, ret);
 }
 
 static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
@@ -227,8 +222,7 @@ static int hmmgpu_dmirror_do(struct hmmgpu_context *ctx, unsigned int nr,
 
 	if (ret)
 		return ret;
-	ret = hmmgpu_dmirror_prepare(ctx, nr, cmd);
-	hmmgpu_dmirror_leave(ctx);
+	ret = hmmgpu_dmirror_leave(ctx, hmmgpu_dmirror_prepare(ctx, nr, cmd));
 	return ret ?: hmmgpu_dmirror_finish(ctx, nr, cmd);
 }
 
@@ -285,14 +279,16 @@ static int hmmgpu_dmirror_open(struct inode *inode, struct file *file)
 						   struct hmmgpu_dmirror, misc);
 	struct hmmgpu_device *hdev = node->hdev;
 	struct hmmgpu_context *ctx;
+	int ret;
 
-	/* Only removal takes it for writing, and has to remove the node first. */
-	if (!down_read_trylock(&hdev->gate))
-		return -ENODEV;
+	/* Removal has to remove the node, for which this waits, before the gate. */
+	ret = hmmgpu_device_enter(hdev);
+	if (ret)
+		return ret;
 	ctx = hmmgpu_context_create(hdev, current->mm);
-	up_read(&hdev->gate);
-	if (IS_ERR(ctx))
-		return PTR_ERR(ctx);
+	ret = hmmgpu_device_leave(hdev, PTR_ERR_OR_ZERO(ctx));
+	if (ret)
+		return ret;
 	kref_get(&hdev->kref);
 	file->private_data = ctx;
 	return 0;

@@ -41,7 +41,7 @@ static inline bool hmmgpu_cmd_exceeds_ram(const struct hmmgpu_dmirror_cmd *cmd)
 
 /* dmirror.c */
 int hmmgpu_dmirror_enter(struct hmmgpu_context *ctx);
-void hmmgpu_dmirror_leave(struct hmmgpu_context *ctx);
+int hmmgpu_dmirror_leave(struct hmmgpu_context *ctx, int ret);
 
 /* dmirror_transfer.c */
 int hmmgpu_dmirror_transfer(struct hmmgpu_context *ctx,

@@ -136,7 +136,7 @@ static int hmmgpu_snapshot_all(struct hmmgpu_snapshot *snap,
 		ret = hmmgpu_watch_look(&snap->watch, &range);
 		for (i = 0; !ret && i < nr; i++)
 			snap->bytes[i] = hmmgpu_snapshot_byte(snap->pfns[i]);
-		hmmgpu_dmirror_leave(ctx);
+		ret = hmmgpu_dmirror_leave(ctx, ret);
 		if (ret)
 			return ret;
 		if (copy_to_user(user, snap->bytes, nr))

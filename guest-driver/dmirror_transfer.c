@@ -187,8 +187,7 @@ static int hmmgpu_transfer_chunk(struct hmmgpu_transfer *tr,
 	if (!bounce->kept)
 		dma_unmap_page(hdev->dev, dma, bytes, dir);
 out:
-	hmmgpu_dmirror_leave(tr->ctx);
-	return ret;
+	return hmmgpu_dmirror_leave(tr->ctx, ret);
 }
 
 static int hmmgpu_transfer_all(struct hmmgpu_transfer *tr,

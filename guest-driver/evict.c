@@ -18,12 +18,24 @@
 /* Rounds on request: faults of the GPU may send back what has come home. */
 #define HMMGPU_EVICT_ROUNDS	40
 
+/**
+ * struct hmmgpu_eviction - one eviction of everything
+ * @hdev: the device
+ * @removal: VRAM is about to go
+ * @batch: the batch of this round
+ * @moved: pages that came home in this round
+ * @max_order: largest order among them
+ * @failed: copies failed in this round
+ * @lost: pages that were found whose content a reset has taken
+ */
 struct hmmgpu_eviction {
 	struct hmmgpu_device *hdev;
 	bool removal;
 	struct hmmgpu_batch *batch;
 	unsigned long moved;
 	unsigned int max_order;
+	bool failed;
+	unsigned long lost;
 };
 
 static void hmmgpu_evict_batch(struct hmmgpu_eviction *ev)
@@ -32,8 +44,10 @@ static void hmmgpu_evict_batch(struct hmmgpu_eviction *ev)
 
 	hmmgpu_batch_alloc(batch);
 	hmmgpu_batch_copy(batch);
-	hmmgpu_batch_commit(batch);
+	if (hmmgpu_batch_commit(batch))
+		ev->failed = true;
 	hmmgpu_batch_finish(batch);
+	ev->lost += batch->lost;
 	ev->moved += batch->moved;
 	ev->max_order = max(ev->max_order, batch->max_order);
 	hmmgpu_count(ev->hdev, evicted_pages, batch->moved);
@@ -90,21 +104,21 @@ static void hmmgpu_evict_range(struct hmmgpu_eviction *ev,
 
 /*
  * Brings what one mm has in VRAM home as single pages, or, if the device is
- * lost, only looks for it. Returns true if there was something.
+ * lost, only looks for it. Returns true if it has something there that is lost.
  */
 static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 {
 	struct hmmgpu_batch *batch = ev->batch;
-	bool found = false, lost = ev->hdev->lost;
+	bool gone = ev->hdev->lost, found = false;
+	unsigned long addr = 0, before = ev->lost;
 	struct vm_area_struct *vma;
-	unsigned long addr = 0;
 
 	/* Removal goes on even if who asked for it is being killed. */
 	if (ev->removal)
 		mmap_read_lock(mm);
 	else if (mmap_read_lock_killable(mm))
 		return false;
-	while (!(found && lost) && !hmmgpu_evict_stop(ev) &&
+	while (!(found && gone) && !hmmgpu_evict_stop(ev) &&
 	       (vma = find_vma(mm, addr))) {
 		unsigned long end;
 
@@ -118,14 +132,14 @@ static bool hmmgpu_evict_mm(struct hmmgpu_eviction *ev, struct mm_struct *mm)
 		}
 		if (hmmgpu_batch_find(batch, vma, addr, end)) {
 			found = true;
-			if (!lost)
+			if (!gone)
 				hmmgpu_evict_range(ev, vma, addr, end);
 		}
 		addr = end;
 		cond_resched();
 	}
 	mmap_read_unlock(mm);
-	return found;
+	return gone ? found : ev->lost != before;
 }
 
 /*
@@ -154,9 +168,9 @@ static struct mm_struct *hmmgpu_process_mm(struct task_struct *process)
  * migration entries, which the kernel mistakes for mappings when another mm
  * that shares them exits (see hmmgpu_request_lock()).
  *
- * If the device is lost there is nothing to bring home. Whoever has memory there
- * would get SIGBUS at the next touch, but may never touch it again, and the
- * pages cannot go while they are mapped: it is killed.
+ * What is lost, with the device or by an earlier reset, cannot come home. Whoever
+ * has it would get SIGBUS at the next touch, but may never touch it again, and
+ * VRAM cannot go while it is mapped: in removal it is killed.
  */
 static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
 {
@@ -171,7 +185,7 @@ static void hmmgpu_evict_processes(struct hmmgpu_eviction *ev)
 		rcu_read_unlock();
 		mm = hmmgpu_process_mm(task);
 		if (mm) {
-			if (hmmgpu_evict_mm(ev, mm) && ev->hdev->lost) {
+			if (hmmgpu_evict_mm(ev, mm) && ev->removal) {
 				dev_err(ev->hdev->dev,
 					"killing %s (pid %d): its memory was in VRAM and is lost\n",
 					task->comm, task_pid_nr(task));
@@ -205,6 +219,7 @@ static bool hmmgpu_evict_round(struct hmmgpu_eviction *ev, unsigned long used,
 		return false;
 	ev->moved = 0;
 	ev->max_order = 0;
+	ev->failed = false;
 	hmmgpu_span_begin(hdev, &span, NULL, 0, used);
 	hmmgpu_evict_processes(ev);
 	if (!hdev->lost && listed)
@@ -214,13 +229,21 @@ static bool hmmgpu_evict_round(struct hmmgpu_eviction *ev, unsigned long used,
 	return true;
 }
 
+/* In removal it has to be empty; otherwise, what is lost may stay. */
+static unsigned long hmmgpu_evict_left(const struct hmmgpu_eviction *ev)
+{
+	return ev->removal ? hmmgpu_vram_used(ev->hdev) :
+			     hmmgpu_vram_alive(ev->hdev);
+}
+
 /**
  * hmmgpu_evict_all() - bring everything home
  * @hdev: the device
  * @removal: VRAM is about to go
  *
  * In removal it does not return before VRAM is empty: memunmap_pages() would only
- * wait in a worse place. Nothing can go to VRAM any more then.
+ * wait in a worse place. Nothing can go to VRAM any more then. What the device
+ * fails to copy again and again is lost with the device.
  *
  * Otherwise it does what can be done: jobs run on meanwhile, and their faults, as
  * other requests, bring memory to VRAM again, maybe faster than it leaves. So the
@@ -232,7 +255,8 @@ static bool hmmgpu_evict_round(struct hmmgpu_eviction *ev, unsigned long used,
  *
  * Context: Process context, sleeps. &hmmgpu_device.gate is held, in removal for
  * writing; no mmap_lock is held.
- * Return: 0 if nothing is in VRAM; otherwise -EBUSY, -EINTR or -ENODEV.
+ * Return: 0 if nothing is in VRAM, or only what is lost, but for removal; otherwise
+ * -EBUSY, -EINTR or -ENODEV.
  */
 int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal)
 {
@@ -241,7 +265,7 @@ int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal)
 	unsigned int idle = 0, round = 0;
 	unsigned long used;
 
-	while ((used = hmmgpu_vram_used(hdev))) {
+	while ((used = hmmgpu_evict_left(&ev))) {
 		int ret = hmmgpu_evict_stop(&ev);
 
 		if (ret)
@@ -254,13 +278,16 @@ int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal)
 			msleep(100);
 			continue;
 		}
-		if (hmmgpu_vram_used(hdev) < used) {
+		if (hmmgpu_evict_left(&ev) < used) {
 			idle = 0;
 			continue;
 		}
 		if (hdev->lost && !removal)
 			return -ENODEV;
 		idle++;
+		if (removal && ev.failed && idle > HMMGPU_EVICT_PATIENCE + 1)
+			hmmgpu_device_lose(hdev, hdev->epoch,
+					   "memory cannot be copied home");
 		msleep(min(10 * idle, 500U));
 		if (removal && time_after(jiffies, warn)) {
 			dev_warn(hdev->dev,

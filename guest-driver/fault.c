@@ -119,11 +119,19 @@ vm_fault_t hmmgpu_fault(struct vm_fault *vmf)
 	vm_fault_t ret;
 
 	hmmgpu_count(hdev, cpu_faults, 1);
-	if (READ_ONCE(hdev->lost))
+	if (READ_ONCE(hdev->dead))
 		return VM_FAULT_SIGBUS;
+	/* Recovery, the writer, holds it briefly, and never waits for a reader. */
+	down_read(&hdev->flight);
+	if (READ_ONCE(hdev->lost) || hmmgpu_vram_is_lost(hdev, vmf->page)) {
+		up_read(&hdev->flight);
+		return VM_FAULT_SIGBUS;
+	}
 	batch = hmmgpu_batch_get(hdev, &span);
-	if (!batch)
+	if (!batch) {
+		up_read(&hdev->flight);
 		return VM_FAULT_OOM;
+	}
 
 	hmmgpu_span_begin(hdev, &span, vmf->vma->vm_mm, vmf->address,
 			  vmf->pte ? 1 : HMMGPU_LARGE_PAGES);
@@ -131,5 +139,6 @@ vm_fault_t hmmgpu_fault(struct vm_fault *vmf)
 	hmmgpu_span_end(hdev, &span, batch->max_order, batch->moved);
 	hmmgpu_count(hdev, cpu_fault_pages, batch->moved);
 	hmmgpu_batch_put(batch);
+	up_read(&hdev->flight);
 	return ret;
 }

@@ -64,6 +64,27 @@ void hmmgpu_fault_ring_exit(struct hmmgpu_device *hdev)
 		hmmgpu_fault_ring_free(hdev);
 }
 
+/**
+ * hmmgpu_fault_ring_restart() - enable the fault queue again after a reset
+ * @hdev: the device; it is ready, and still marked as lost
+ *
+ * Return: 0 or -EIO, with the reason in the log.
+ */
+int hmmgpu_fault_ring_restart(struct hmmgpu_device *hdev)
+{
+	struct hmmgpu_fault_ring *ring = &hdev->fault_ring;
+	int ret;
+
+	mutex_lock(&ring->lock);
+	memset(ring->header, 0, HMMGPU_QUEUE_ALIGN);
+	ring->consumer = 0;
+	ret = hmmgpu_queue_start(hdev, HMMGPU_QUEUE_REG(HMMGPU_FAULT_QUEUE, 0),
+				 ring->header_dma, ring->records_dma,
+				 ilog2(ring->size), HMMGPU_VECTOR_FAULT);
+	mutex_unlock(&ring->lock);
+	return ret;
+}
+
 /*
  * A context has one fault at a time. What finds one there that was not taken yet
  * is newer, and that one was of a context of the same number that is gone.
@@ -81,6 +102,7 @@ static void hmmgpu_fault_deliver(struct hmmgpu_device *hdev,
 	if (ctx) {
 		spin_lock(&ctx->fault_lock);
 		ctx->fault = *record;
+		ctx->fault_epoch = hdev->epoch;
 		ctx->fault_pending = true;
 		spin_unlock(&ctx->fault_lock);
 		wake_up(&ctx->fault_wait);
@@ -100,7 +122,8 @@ static void hmmgpu_fault_ring_take(struct hmmgpu_device *hdev)
 		if (!nr)
 			return;
 		if (nr > ring->size) {
-			hmmgpu_device_lose(hdev, "fault queue is corrupt");
+			hmmgpu_device_lose(hdev, hdev->epoch,
+					   "fault queue is corrupt");
 			return;
 		}
 		/* The records are read after the index that covers them. */

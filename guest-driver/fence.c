@@ -22,6 +22,8 @@ MODULE_PARM_DESC(fence_timeout_ms, "Time after which a device that does not answ
 
 /* Sleepers look for a reset or a vanished device this often. */
 #define HMMGPU_FENCE_LOOK_MS	50
+/* After this time, the record of a fence that the device is done with is lost. */
+#define HMMGPU_FENCE_LATE_MS	(2 * HMMGPU_FENCE_LOOK_MS)
 
 /**
  * hmmgpu_fence_timeout_ms() - time after which the device is given up
@@ -45,6 +47,31 @@ static bool hmmgpu_fence_done(struct hmmgpu_ring *ring,
 	return true;
 }
 
+/* The device that it was submitted to is lost; there may be a new one. */
+static bool hmmgpu_fence_lost(struct hmmgpu_ring *ring,
+			      const struct hmmgpu_fence *fence)
+{
+	return READ_ONCE(ring->hdev->lost) ||
+	       READ_ONCE(ring->hdev->epoch) != fence->epoch;
+}
+
+/*
+ * The device has been done with the fence, and with all in front of it, for a
+ * while: its record does not come any more.
+ */
+static bool hmmgpu_fence_missed(struct hmmgpu_ring *ring,
+				struct hmmgpu_fence *fence)
+{
+	u32 consumer = le32_to_cpu(READ_ONCE(ring->header->consumer));
+
+	if ((s32)(consumer - fence->end) < 0)
+		return false;
+	if (!fence->passed_ns)
+		fence->passed_ns = ktime_get_ns();
+	return ktime_get_ns() - fence->passed_ns >
+	       HMMGPU_FENCE_LATE_MS * NSEC_PER_MSEC;
+}
+
 static int hmmgpu_fence_poll(struct hmmgpu_ring *ring,
 			     const struct hmmgpu_fence *fence)
 {
@@ -56,7 +83,7 @@ static int hmmgpu_fence_poll(struct hmmgpu_ring *ring,
 	do {
 		if (hmmgpu_fence_done(ring, fence))
 			return 0;
-		if (READ_ONCE(ring->hdev->lost))
+		if (hmmgpu_fence_lost(ring, fence))
 			return -ENODEV;
 		cpu_relax();
 		now = ktime_get_ns();
@@ -67,7 +94,7 @@ static int hmmgpu_fence_poll(struct hmmgpu_ring *ring,
 }
 
 static int hmmgpu_fence_sleep(struct hmmgpu_ring *ring,
-			      const struct hmmgpu_fence *fence)
+			      struct hmmgpu_fence *fence)
 {
 	struct hmmgpu_device *hdev = ring->hdev;
 	unsigned long end = jiffies +
@@ -79,12 +106,20 @@ static int hmmgpu_fence_sleep(struct hmmgpu_ring *ring,
 	for (;;) {
 		wait_event_timeout(ring->wait,
 				   hmmgpu_fence_done(ring, fence) ||
-				   READ_ONCE(hdev->lost),
+				   hmmgpu_fence_lost(ring, fence),
 				   msecs_to_jiffies(HMMGPU_FENCE_LOOK_MS));
 		if (hmmgpu_fence_done(ring, fence))
 			return 0;
-		if (!hmmgpu_device_alive(hdev))
+		if (!hmmgpu_device_alive(hdev) ||
+		    hmmgpu_fence_lost(ring, fence))
 			return -ENODEV;
+		if (hmmgpu_fence_missed(ring, fence)) {
+			hmmgpu_count(hdev, fences_missed, 1);
+			dev_err_ratelimited(hdev->dev,
+					    "queue %u: fence %llu was lost\n",
+					    ring->queue, fence->sequence);
+			return -EIO;
+		}
 		if (time_after(jiffies, end))
 			break;
 	}
@@ -92,7 +127,7 @@ static int hmmgpu_fence_sleep(struct hmmgpu_ring *ring,
 	snprintf(why, sizeof(why),
 		 "queue %u: no answer to fence %llu within %d ms",
 		 ring->queue, fence->sequence, hmmgpu_fence_timeout_ms());
-	hmmgpu_device_lose(hdev, why);
+	hmmgpu_device_lose(hdev, fence->epoch, why);
 	return -ETIMEDOUT;
 }
 
@@ -106,8 +141,9 @@ static int hmmgpu_fence_sleep(struct hmmgpu_ring *ring,
  * sleep. The wait has an end even if the device has none.
  *
  * Context: Process context, may sleep. May be called under mmap_lock.
- * Return: 0; -EIO if a descriptor before the fence failed; -ETIMEDOUT if the
- * device did not answer and was given up; -ENODEV if it is lost.
+ * Return: 0; -EIO if a descriptor before the fence failed, or if the device is
+ * done with all of them but nobody knows how; -ETIMEDOUT if it did not answer and
+ * was given up; -ENODEV if it is lost, whether or not it will be recovered.
  */
 int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence)
 {
@@ -118,9 +154,11 @@ int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence)
 	ret = hmmgpu_fence_poll(ring, fence);
 	if (ret == -EAGAIN)
 		ret = hmmgpu_fence_sleep(ring, fence);
+	/* Its record stays taken until a reset: it may be written to yet. */
+	if (ret == -EIO)
+		return ret;
 	if (ret) {
-		/* Wait until the device is quiet, whoever found it lost. */
-		hmmgpu_device_lose(hdev, "lost");
+		hmmgpu_device_wait_quiet(hdev);
 		return ret;
 	}
 
@@ -133,7 +171,9 @@ int hmmgpu_fence_wait(struct hmmgpu_ring *ring, struct hmmgpu_fence *fence)
 		ret = -EIO;
 	}
 	spin_lock(&ring->lock);
-	__clear_bit(fence->slot, ring->slots);
+	/* After a recovery somebody else may have it. */
+	if (!hmmgpu_fence_lost(ring, fence))
+		__clear_bit(fence->slot, ring->slots);
 	spin_unlock(&ring->lock);
 	return ret;
 }

@@ -27,10 +27,15 @@ static void hmmgpu_fault_answer(struct hmmgpu_context *ctx, u8 opcode,
 		.nr_descs = 1,
 		.fence = fence,
 	};
+	struct hmmgpu_device *hdev = ctx->hdev;
 
-	/* The only error is a lost device, which ends all jobs. */
-	if (!hmmgpu_ring_submit(&ctx->hdev->invalidations, &sub) && fence)
-		hmmgpu_fence_wait(&ctx->hdev->invalidations, fence);
+	/* After a reset, another fault may have the same sequence number. */
+	down_read(&hdev->flight);
+	if (ctx->served_epoch == hdev->epoch &&
+	    /* The only error is a lost device, which ends all jobs. */
+	    !hmmgpu_ring_submit(&hdev->invalidations, &sub) && fence)
+		hmmgpu_fence_wait(&hdev->invalidations, fence);
+	up_read(&hdev->flight);
 }
 
 /*
@@ -45,6 +50,37 @@ static void hmmgpu_fault_replay_exclusive(struct hmmgpu_context *ctx)
 	hmmgpu_fault_answer(ctx, HMMGPU_OP_REPLAY, 0, &fence);
 	ctx->replayed = true;
 	usleep_range(HMMGPU_EXCLUSIVE_US, 2 * HMMGPU_EXCLUSIVE_US);
+}
+
+/**
+ * hmmgpu_gpu_fault_nudge() - have the device tell of a fault that got lost
+ * @ctx: the context
+ *
+ * For who has waited for a job for long. If the job waits for a fault that nobody
+ * knows of here, the device tries again, and tells anew.
+ *
+ * Context: Process context, &hmmgpu_device.gate is held.
+ */
+void hmmgpu_gpu_fault_nudge(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_desc desc = {
+		.opcode = HMMGPU_OP_REPLAY,
+		.count = cpu_to_le32(ctx->number),
+	};
+	struct hmmgpu_submission sub = { .descs = &desc, .nr_descs = 1 };
+	bool due;
+
+	if (!hmmgpu_replays_any(ctx->hdev))
+		return;
+	spin_lock(&ctx->fault_lock);
+	due = !ctx->fault_pending && time_after(jiffies, ctx->nudge_at);
+	if (READ_ONCE(ctx->serving) != U64_MAX)
+		due = false;
+	if (due)
+		ctx->nudge_at = jiffies + HMMGPU_NUDGE_S * HZ;
+	spin_unlock(&ctx->fault_lock);
+	if (due)
+		hmmgpu_ring_submit(&ctx->hdev->invalidations, &sub);
 }
 
 static int hmmgpu_fault_errno(struct hmmgpu_context *ctx)
@@ -113,6 +149,8 @@ static bool hmmgpu_fault_take(struct hmmgpu_context *ctx)
 	ret = ctx->fault_pending;
 	ctx->fault_pending = false;
 	ctx->served = ctx->fault;
+	ctx->served_epoch = ctx->fault_epoch;
+	ctx->nudge_at = jiffies + HMMGPU_NUDGE_S * HZ;
 	spin_unlock(&ctx->fault_lock);
 	return ret;
 }

@@ -33,12 +33,11 @@
  * From the outside in:
  *
  * * &hmmgpu_device.gate: user operations hold it for reading, and removal, which
- *   nothing ends, for writing. Nobody else may take it for writing, as a writer
- *   that waits also stops readers. Memory of the caller is not accessed under
- *   it: arguments and data may be on pages that wait for user space. CPU faults
- *   do not take it: they must go on while removal brings everything home. Nor
- *   do the threads that serve faults of the GPU: removal ends them before it
- *   does that.
+ *   nothing ends, for writing. Recovery only tries for that: a writer that
+ *   waits also stops readers. Memory of the caller is not accessed under it:
+ *   arguments and data may be on pages that wait for user space. CPU faults do not
+ *   take it: they must go on while removal brings everything home. Nor do the
+ *   threads that serve faults of the GPU: removal ends them before it does that.
  * * &hmmgpu_file.lock, &hmmgpu_pagetable.grow, &hmmgpu_job_queue.run,
  *   &hmmgpu_job_queue.lock: each for what its structure says, with nothing but
  *   allocations, registers and the wait for a job inside.
@@ -49,6 +48,11 @@
  *   waited for by someone who then takes mmap_lock. Both locks may have to wait
  *   for a CPU fault, and that for the pages of some migration: no batch is in
  *   flight when they are taken.
+ * * &hmmgpu_device.flight: held for reading by migrations and CPU faults while they
+ *   have memory in flight, and around the answer to a fault of the GPU. Recovery
+ *   holds it for writing, and only tries for it: so readers never wait for each
+ *   other, and it is no matter what they hold. Of what is further out, recovery
+ *   takes &hmmgpu_job_queue.lock, under which nobody asks for this one.
  * * &hmmgpu_mirror.lock: the entries of one context's page table. The notifier
  *   takes it, under whatever those who change an mm hold, reclaim included: inside
  *   it no memory is allocated that may have to be reclaimed, and neither
@@ -66,6 +70,14 @@
  * * &hmmgpu_device.context_lock, and inside it &hmmgpu_context.fault_lock: contexts
  *   by number, and the fault that one has. &hmmgpu_device.files_lock: open files.
  *   &hmmgpu_device.batch_lock: the spare batches. Leaves.
+ *
+ * A device that is lost (hmmgpu_device_lose()) has been reset, and everyone who
+ * uses it notices soon: whoever waits for it looks at &hmmgpu_device.lost, and
+ * nothing is put into a ring any more, for which that is looked at under the ring's
+ * lock. When the last one has let go of the gate and of &hmmgpu_device.flight, it is
+ * recovered (recover.c). Who holds neither may still find out late that it was lost:
+ * notifiers, note_work, waits for fences. So what one of these has seen is worth
+ * nothing if &hmmgpu_device.epoch has changed since.
  *
  * Each context has a thread for its faults. It takes locks as a user operation
  * does, but the gate. Most of what it waits for without a limit can be killed:
@@ -171,10 +183,12 @@ struct hmmgpu_device;
  * @next_sequence: sequence number of the next fence
  * @slots: fence records in use; record 0 is for wake-ups
  * @wait: sleepers for fences and for free fence records
+ * @vector: interrupt vector
  */
 struct hmmgpu_ring {
 	struct hmmgpu_device *hdev;
 	unsigned int queue;
+	unsigned int vector;
 	spinlock_t lock; /* protects producer, next_sequence, slots, entries */
 	struct hmmgpu_queue_header *header;
 	dma_addr_t header_dma;
@@ -193,10 +207,16 @@ struct hmmgpu_ring {
  * struct hmmgpu_fence - a fence that was submitted
  * @sequence: its sequence number
  * @slot: its fence record
+ * @epoch: &hmmgpu_device.epoch in which it was submitted
+ * @end: index after it in the ring
+ * @passed_ns: when the device was first seen to be done with it, or zero
  */
 struct hmmgpu_fence {
 	u64 sequence;
 	unsigned int slot;
+	u32 epoch;
+	u32 end;
+	u64 passed_ns;
 };
 
 /**
@@ -319,6 +339,7 @@ struct hmmgpu_dmirror;
  *        room for something else
  * @kept: the same for blocks that should be the last to make room
  * @used_pages: pages that are allocated
+ * @lost_pages: pages of these whose content a reset has taken
  */
 struct hmmgpu_vram {
 	spinlock_t lock; /* protects everything here */
@@ -330,6 +351,7 @@ struct hmmgpu_vram {
 	struct list_head used;
 	struct list_head kept;
 	unsigned long used_pages;
+	unsigned long lost_pages;
 };
 
 /**
@@ -343,7 +365,13 @@ struct hmmgpu_vram {
  * @lost: the device does not answer, or was reset by someone else: what was
  *        in its VRAM is gone
  * @quiesced: a device that is lost cannot write to memory any more
+ * @dead: a device that is lost and cannot be recovered
+ * @held: recovery waits: the device is being reset by the bus
+ * @epoch: number of recoveries
+ * @flight: see DOC: Locking
  * @lost_lock: see DOC: Locking
+ * @recover_work: recovers the device
+ * @recover_wait: sleepers until the device is recovered or dead
  * @id: N of /dev/hmmgpuN
  * @name: name of the node
  * @pci_name: name of the PCI function, which may go before the last open file
@@ -390,6 +418,12 @@ struct hmmgpu_device {
 	bool removing;
 	bool lost;
 	bool quiesced;
+	bool dead;
+	bool held;
+	u32 epoch;
+	struct rw_semaphore flight;
+	struct delayed_work recover_work;
+	wait_queue_head_t recover_wait;
 	struct mutex lost_lock; /* serialises hmmgpu_device_lose() */
 	int id;
 	char name[24];
@@ -455,6 +489,12 @@ static inline bool hmmgpu_takes_unload(struct hmmgpu_device *hdev)
 	return (hdev->version & 0xffff) >= 3;
 }
 
+/* Does REPLAY with a sequence of 0 replay any fault? */
+static inline bool hmmgpu_replays_any(struct hmmgpu_device *hdev)
+{
+	return (hdev->version & 0xffff) >= 3;
+}
+
 static inline u64 hmmgpu_page_to_vram(struct hmmgpu_device *hdev,
 				      struct page *page)
 {
@@ -475,9 +515,18 @@ int hmmgpu_device_reset(struct hmmgpu_device *hdev);
 int hmmgpu_device_check(struct hmmgpu_device *hdev);
 bool hmmgpu_device_alive(struct hmmgpu_device *hdev);
 void hmmgpu_device_stop(struct hmmgpu_device *hdev);
-void hmmgpu_device_lose(struct hmmgpu_device *hdev, const char *why);
+void hmmgpu_device_lose(struct hmmgpu_device *hdev, u32 epoch, const char *why);
+void hmmgpu_device_wait_quiet(struct hmmgpu_device *hdev);
+int hmmgpu_device_enter(struct hmmgpu_device *hdev);
+int hmmgpu_device_leave(struct hmmgpu_device *hdev, int ret);
 u64 hmmgpu_read64(struct hmmgpu_device *hdev, u32 reg_lo, u32 reg_hi);
 const char *hmmgpu_status_name(u32 status);
+
+/* recover.c */
+void hmmgpu_recover_init(struct hmmgpu_device *hdev);
+void hmmgpu_recover_start(struct hmmgpu_device *hdev);
+extern const struct pci_error_handlers hmmgpu_err_handlers;
+void hmmgpu_recover_exit(struct hmmgpu_device *hdev);
 
 /* irq.c */
 int hmmgpu_irqs_init(struct hmmgpu_device *hdev);
@@ -486,12 +535,16 @@ void hmmgpu_irqs_exit(struct hmmgpu_device *hdev);
 /* fault_queue.c */
 int hmmgpu_fault_ring_init(struct hmmgpu_device *hdev);
 void hmmgpu_fault_ring_exit(struct hmmgpu_device *hdev);
+int hmmgpu_fault_ring_restart(struct hmmgpu_device *hdev);
 void hmmgpu_fault_ring_drain(struct hmmgpu_device *hdev);
 
 /* ring.c */
 int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
 		     unsigned int queue, u32 log2, unsigned int vector);
 void hmmgpu_ring_exit(struct hmmgpu_ring *ring);
+int hmmgpu_ring_restart(struct hmmgpu_ring *ring);
+int hmmgpu_ring_announce(struct hmmgpu_ring *ring,
+			 const struct hmmgpu_desc *notes, unsigned int nr);
 int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub);
 void hmmgpu_ring_say_unload(struct hmmgpu_device *hdev);
@@ -534,8 +587,14 @@ unsigned int hmmgpu_vram_take_notes(struct hmmgpu_device *hdev,
 				    unsigned int room);
 bool hmmgpu_vram_has_notes(struct hmmgpu_device *hdev);
 unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev);
+unsigned long hmmgpu_vram_alive(struct hmmgpu_device *hdev);
 bool hmmgpu_vram_oldest(struct hmmgpu_device *hdev, bool kept,
 			struct hmmgpu_owner *owner);
+unsigned int hmmgpu_vram_lose(struct hmmgpu_device *hdev,
+			      unsigned long *position,
+			      struct hmmgpu_desc *descs, unsigned int room,
+			      unsigned long *lost);
+bool hmmgpu_vram_is_lost(struct hmmgpu_device *hdev, struct page *page);
 unsigned int hmmgpu_vram_list(struct hmmgpu_device *hdev,
 			      unsigned long *position, unsigned long *pfns,
 			      unsigned int room);

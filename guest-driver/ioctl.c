@@ -246,10 +246,10 @@ static long hmmgpu_ioctl(struct file *file, unsigned int cmd,
 		return -EFAULT;
 	hmmgpu_ioctl_clear(cmd, &arg);
 
-	if (down_read_killable(&hdev->gate))
-		return -EINTR;
-	ret = hmmgpu_device_check(hdev) ?: hmmgpu_ioctl_do(hfile, cmd, &arg);
-	up_read(&hdev->gate);
+	ret = hmmgpu_device_enter(hdev);
+	if (ret)
+		return ret;
+	ret = hmmgpu_device_leave(hdev, hmmgpu_ioctl_do(hfile, cmd, &arg));
 
 	if (hmmgpu_ioctl_answers(cmd, ret) &&
 	    copy_to_user(argp, &arg, _IOC_SIZE(cmd)))

@@ -134,6 +134,38 @@ u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx)
 }
 
 /**
+ * hmmgpu_jobs_abort() - jobs that had not ended never will
+ * @ctx: the context, on a device that was reset
+ *
+ * They get the record that a device would write which ends them. The ring begins
+ * anew.
+ *
+ * Context: Process context, &hmmgpu_device.gate is held for writing.
+ */
+void hmmgpu_jobs_abort(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_job_queue *jobs = &ctx->jobs;
+	u64 sequence;
+
+	mutex_lock(&jobs->lock);
+	sequence = jobs->last - min_t(u64, jobs->last, HMMGPU_JOB_SLOTS);
+	while (sequence++ < jobs->last) {
+		struct hmmgpu_job_record *record =
+			hmmgpu_job_record(jobs, sequence);
+
+		if (hmmgpu_job_recorded(jobs, sequence) == sequence)
+			continue;
+		*record = (struct hmmgpu_job_record) {
+			.status = cpu_to_le32(HMMGPU_STATUS_ABORTED),
+			.sequence = cpu_to_le64(sequence),
+		};
+	}
+	memset(jobs->header, 0, HMMGPU_QUEUE_ALIGN);
+	jobs->base = jobs->last;
+	mutex_unlock(&jobs->lock);
+}
+
+/**
  * hmmgpu_job_submit() - put a job into the queue of a context
  * @ctx: the context
  * @job: the job; its record and sequence number are filled in here
@@ -150,6 +182,9 @@ int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 	struct hmmgpu_job *entry;
 	u64 record;
 
+	spin_lock(&ctx->fault_lock);
+	ctx->nudge_at = jiffies + HMMGPU_NUDGE_S * HZ;
+	spin_unlock(&ctx->fault_lock);
 	mutex_lock(&jobs->lock);
 	if (hmmgpu_jobs_full(jobs)) {
 		mutex_unlock(&jobs->lock);
@@ -159,7 +194,8 @@ int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		jobs->past_ns += hmmgpu_job_ns(hmmgpu_job_record(jobs,
 								 jobs->last + 1));
 	/* Indices count from zero, sequence numbers from one. */
-	entry = &jobs->entries[jobs->last % HMMGPU_JOB_RING_SIZE];
+	entry = &jobs->entries[(jobs->last - jobs->base) %
+			       HMMGPU_JOB_RING_SIZE];
 	*sequence = ++jobs->last;
 	record = *sequence % HMMGPU_JOB_SLOTS * sizeof(*jobs->records);
 	*entry = *job;
@@ -170,7 +206,7 @@ int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 	/* The job is seen before the index that covers it. */
 	dma_wmb();
 	WRITE_ONCE(jobs->header->producer,
-		   cpu_to_le32(lower_32_bits(jobs->last)));
+		   cpu_to_le32(lower_32_bits(jobs->last - jobs->base)));
 	/* See hmmgpu_ring_publish(). */
 	mb();
 	if (READ_ONCE(jobs->header->need_kick)) {
@@ -233,7 +269,9 @@ static int hmmgpu_job_sleep(struct hmmgpu_context *ctx, u64 sequence,
 		return -EINTR;
 	/* Its fault may be told already, and only the interrupt be lost. */
 	hmmgpu_fault_ring_drain(hdev);
-	return hmmgpu_device_alive(hdev) ? hmmgpu_device_check(hdev) : -ENODEV;
+	hmmgpu_gpu_fault_nudge(ctx);
+	hmmgpu_device_alive(hdev);
+	return hmmgpu_device_check(hdev);
 }
 
 /**
@@ -247,7 +285,8 @@ static int hmmgpu_job_sleep(struct hmmgpu_context *ctx, u64 sequence,
  * Context: Process context, &hmmgpu_device.gate is held for reading. Ends when
  * the device is removed.
  * Return: 0, the job has ended, well or not; -ETIME; -EINTR; -ENOENT, there is no
- * such job, or its record is gone; -ENODEV, the device has gone or goes.
+ * such job, or its record is gone; -EIO, the device is lost for now; -ENODEV, it has
+ * gone or goes.
  */
 int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
 		    bool interruptible, struct hmmgpu_job_record *result)
@@ -282,8 +321,8 @@ int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
  * whatever the job works on may be freed afterwards.
  *
  * Context: Process context, &hmmgpu_device.gate is held for reading.
- * Return: 0, the job has ended, well or not; -EAGAIN; -ENODEV, the device is lost,
- * which includes that it did not end the job in time; it is reset then.
+ * Return: 0, the job has ended, well or not; -EAGAIN; -EIO or -ENODEV, the device is
+ * lost, which includes that it did not end the job in time; it is reset then.
  */
 int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		   struct hmmgpu_job_record *result)
@@ -307,8 +346,9 @@ int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 	} while (ret == -ENODEV && !READ_ONCE(ctx->hdev->lost) &&
 		 ktime_get_ns() < end_ns);
 	if (ret)
-		hmmgpu_device_lose(ctx->hdev, "a job does not end");
-	ret = ret ? -ENODEV : 0;
+		hmmgpu_device_lose(ctx->hdev, ctx->hdev->epoch,
+				   "a job does not end");
+	ret = ret ? hmmgpu_device_check(ctx->hdev) : 0;
 out:
 	mutex_unlock(&ctx->jobs.run);
 	return ret;

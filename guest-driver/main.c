@@ -65,6 +65,7 @@ static struct hmmgpu_device *hmmgpu_device_alloc(struct pci_dev *pdev)
 	kref_init(&hdev->kref);
 	init_rwsem(&hdev->gate);
 	mutex_init(&hdev->lost_lock);
+	hmmgpu_recover_init(hdev);
 	ida_init(&hdev->context_ids);
 	spin_lock_init(&hdev->context_lock);
 	spin_lock_init(&hdev->files_lock);
@@ -179,6 +180,7 @@ static void hmmgpu_retire(struct hmmgpu_device *hdev)
 {
 	WRITE_ONCE(hdev->removing, true);
 	wake_up_all(&hdev->job_wait);
+	hmmgpu_recover_exit(hdev);
 	hmmgpu_node_exit(hdev);
 	hmmgpu_dmirror_exit(hdev);
 	down_write(&hdev->gate);
@@ -283,6 +285,7 @@ static struct pci_driver hmmgpu_driver = {
 	.id_table = hmmgpu_pci_ids,
 	.probe = hmmgpu_probe,
 	.remove = hmmgpu_remove,
+	.err_handler = &hmmgpu_err_handlers,
 };
 
 static int __init hmmgpu_init(void)

@@ -152,6 +152,8 @@ static u64 hmmgpu_make_entry(struct hmmgpu_device *hdev, unsigned long pfn,
 	if (pfn & HMM_PFN_WRITE)
 		entry |= HMMGPU_PTE_WRITE;
 	if (hmmgpu_pfn_local(hdev, pfn)) {
+		if (hmmgpu_vram_is_lost(hdev, page))
+			return 0;
 		if (pfn & HMM_PFN_WRITE)
 			entry |= HMMGPU_PTE_ATOMIC;
 		return entry | HMMGPU_PTE_VRAM |

@@ -36,6 +36,7 @@ enum hmmgpu_large {
  * @span: the span
  * @flight: the batch whose copies are under way, or NULL
  * @spare: the batch to be collected next
+ * @lost: a reset has taken the content of some of the pages
  * @addr: all in front of it is done or in flight
  * @end: end of the range
  * @small_end: up to here, single pages only
@@ -48,6 +49,7 @@ struct hmmgpu_request {
 	struct hmmgpu_span span;
 	struct hmmgpu_batch *flight;
 	struct hmmgpu_batch *spare;
+	bool lost;
 	unsigned long addr;
 	unsigned long end;
 	unsigned long small_end;
@@ -63,6 +65,7 @@ static int hmmgpu_request_complete(struct hmmgpu_request *req,
 	hmmgpu_batch_finish(batch);
 	move->moved += batch->moved;
 	move->present += batch->present;
+	req->lost |= batch->lost;
 	move->skipped += batch->stop - batch->moved - batch->present;
 	move->max_order = max(move->max_order, batch->max_order);
 	return ret;
@@ -344,6 +347,7 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 		ret = hmmgpu_request_lock(req);
 		if (ret)
 			return ret;
+		down_read(&req->hdev->flight);
 		/* Let go when someone else wants it. */
 		do {
 			if (fatal_signal_pending(current))
@@ -356,6 +360,7 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
 			 !mmap_lock_is_contended(req->mm));
 		err = hmmgpu_request_drain(req);
 		ret = ret ?: err;
+		up_read(&req->hdev->flight);
 		hmmgpu_request_unlock(req);
 	}
 	return ret;
@@ -373,9 +378,10 @@ static int hmmgpu_request_run(struct hmmgpu_request *req)
  * stopping contexts: &hmmgpu_device.gate is held for reading, or this is the
  * thread of a context.
  * Return: 0; -ENOSPC, VRAM is full; -ENOMEM, no system memory; -EIO, a copy
- * failed and the pages stayed where they were; -ETIMEDOUT, the device did not
- * answer; -EINTR, a fatal signal; -ENODEV, the device has gone or goes; -EAGAIN,
- * mmap_lock could not be had with &hmmgpu_move.try_lock.
+ * failed and the pages stayed where they were, or a reset has taken some that
+ * should come home; -ETIMEDOUT, the device did not answer; -EINTR, a fatal signal;
+ * -ENODEV, the device is lost or goes; -EAGAIN, mmap_lock could not be had with
+ * &hmmgpu_move.try_lock.
  */
 int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move)
 {
@@ -403,6 +409,8 @@ int hmmgpu_move(struct hmmgpu_device *hdev, struct hmmgpu_move *move)
 	hmmgpu_span_begin(hdev, &req.span, move->mm, move->start,
 			  PHYS_PFN(move->end - move->start));
 	ret = hmmgpu_request_run(&req);
+	if (!ret && req.lost)
+		ret = -EIO;
 	hmmgpu_span_end(hdev, &req.span, move->max_order, move->moved);
 	hmmgpu_batch_put(req.spare);
 	return ret;

@@ -12,6 +12,9 @@
 #include "hmmgpu_trace.h"
 #include "mutate.h"
 
+/* How often to invalidate before the device is given up. */
+#define HMMGPU_FLUSH_TRIES	3
+
 /*
  * While the device has an entry in its TLB, jobs may be using it. When this
  * returns none is any more; a device that does not answer has been reset.
@@ -32,15 +35,22 @@ static void hmmgpu_mirror_flush(struct hmmgpu_context *ctx, unsigned long start,
 		.nr_descs = 1,
 		.fence = &fence,
 	};
+	u32 epoch = READ_ONCE(hdev->epoch);
+	unsigned int tries;
+	int ret = -EIO;
 
 	/* Not enabled: it accesses nothing. */
 	if (!READ_ONCE(ctx->running) || hmmgpu_mutate(HMMGPU_MUTATE_STALE))
 		return;
-	hmmgpu_count(hdev, invalidations, 1);
+	for (tries = 0; ret == -EIO && tries < HMMGPU_FLUSH_TRIES; tries++) {
+		hmmgpu_count(hdev, invalidations, 1);
+		ret = hmmgpu_ring_submit(&hdev->invalidations, &sub);
+		if (!ret)
+			ret = hmmgpu_fence_wait(&hdev->invalidations, &fence);
+	}
 	/* Whatever goes wrong, the caller may give the memory away after this. */
-	if (hmmgpu_ring_submit(&hdev->invalidations, &sub) ||
-	    hmmgpu_fence_wait(&hdev->invalidations, &fence))
-		hmmgpu_device_lose(hdev, "an invalidation failed");
+	if (ret)
+		hmmgpu_device_lose(hdev, epoch, "an invalidation failed");
 }
 
 /**

@@ -113,6 +113,7 @@ static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
 			       struct hmmgpu_fence *fence)
 {
 	struct hmmgpu_device *hdev = ring->hdev;
+	u32 epoch = READ_ONCE(hdev->epoch);
 	unsigned long end = jiffies +
 			    msecs_to_jiffies(hmmgpu_fence_timeout_ms());
 
@@ -120,9 +121,12 @@ static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
 	for (;;) {
 		unsigned int slot = 0;
 
-		if (READ_ONCE(hdev->lost))
-			return -ENODEV;
 		spin_lock(&ring->lock);
+		/* Under the lock: recovery restarts the ring under it. */
+		if (READ_ONCE(hdev->lost) || hdev->epoch != epoch) {
+			spin_unlock(&ring->lock);
+			return -ENODEV;
+		}
 		if (fence)
 			slot = find_first_zero_bit(ring->slots,
 						   HMMGPU_FENCE_SLOTS);
@@ -132,12 +136,14 @@ static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
 				__set_bit(slot, ring->slots);
 				fence->slot = slot;
 				fence->sequence = ring->next_sequence++;
+				fence->epoch = epoch;
+				fence->passed_ns = 0;
 			}
 			return 0;
 		}
 		spin_unlock(&ring->lock);
 		if (time_after(jiffies, end)) {
-			hmmgpu_device_lose(hdev, "ring stays full");
+			hmmgpu_device_lose(hdev, epoch, "ring stays full");
 			return -ETIMEDOUT;
 		}
 		usleep_range(50, 200);
@@ -155,7 +161,8 @@ static int hmmgpu_ring_reserve(struct hmmgpu_ring *ring, u32 need,
  *
  * Context: Process context, may sleep until there is room. May be called under
  * mmap_lock.
- * Return: 0, -ENODEV if the device is lost, -ETIMEDOUT if it just became so.
+ * Return: 0; -ENODEV if the device is lost, whether or not it will be recovered;
+ * -ETIMEDOUT if it just became so.
  */
 int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 		       const struct hmmgpu_submission *sub)
@@ -177,6 +184,8 @@ int hmmgpu_ring_submit(struct hmmgpu_ring *ring,
 	if (sub->fence)
 		hmmgpu_ring_put_fence(ring, sub->fence->slot,
 				      sub->fence->sequence, 0);
+	if (sub->fence)
+		sub->fence->end = ring->producer;
 	hmmgpu_ring_publish(ring, from);
 	spin_unlock(&ring->lock);
 	return 0;
@@ -251,7 +260,7 @@ void hmmgpu_ring_say_unload(struct hmmgpu_device *hdev)
 void hmmgpu_ring_wake_later(struct hmmgpu_ring *ring)
 {
 	spin_lock(&ring->lock);
-	if (hmmgpu_ring_room(ring)) {
+	if (!READ_ONCE(ring->hdev->lost) && hmmgpu_ring_room(ring)) {
 		u32 from = ring->producer;
 
 		hmmgpu_ring_put_fence(ring, 0, ring->next_sequence++,
@@ -339,6 +348,7 @@ int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
 				     BIT(log2));
 	ring->hdev = hdev;
 	ring->queue = queue;
+	ring->vector = vector;
 	ring->size = BIT(log2);
 	spin_lock_init(&ring->lock);
 	init_waitqueue_head(&ring->wait);
@@ -365,6 +375,67 @@ int hmmgpu_ring_init(struct hmmgpu_ring *ring, struct hmmgpu_device *hdev,
 	if (ret)
 		hmmgpu_ring_free(ring);
 	return ret;
+}
+
+/**
+ * hmmgpu_ring_restart() - enable a queue again after a reset
+ * @ring: the ring; the device is ready, and still marked as lost
+ *
+ * What was in it is forgotten. Sequence numbers go on, so that no fence record
+ * of before is taken for a new one.
+ *
+ * Return: 0 or -EIO, with the reason in the log.
+ */
+int hmmgpu_ring_restart(struct hmmgpu_ring *ring)
+{
+	struct hmmgpu_device *hdev = ring->hdev;
+
+	spin_lock(&ring->lock);
+	memset(ring->header, 0, HMMGPU_QUEUE_ALIGN);
+	ring->producer = 0;
+	bitmap_zero(ring->slots, HMMGPU_FENCE_SLOTS);
+	__set_bit(0, ring->slots);
+	if (ring == &hdev->ring)
+		memset(hdev->named, 0, sizeof(hdev->named));
+	spin_unlock(&ring->lock);
+	return hmmgpu_queue_start(hdev, HMMGPU_QUEUE_REG(ring->queue, 0),
+				  ring->header_dma, ring->entries_dma,
+				  ilog2(ring->size), ring->vector);
+}
+
+/**
+ * hmmgpu_ring_announce() - put notes into a ring of a device that is marked lost
+ * @ring: the ring, restarted
+ * @notes: the notes
+ * @nr: their number, at most that of the ring's entries
+ *
+ * Nobody else can put anything there.
+ *
+ * Context: Process context, sleeps until there is room.
+ * Return: 0 or -ETIMEDOUT.
+ */
+int hmmgpu_ring_announce(struct hmmgpu_ring *ring,
+			 const struct hmmgpu_desc *notes, unsigned int nr)
+{
+	unsigned long end = jiffies +
+			    msecs_to_jiffies(hmmgpu_fence_timeout_ms());
+
+	for (;;) {
+		u32 from;
+
+		spin_lock(&ring->lock);
+		from = ring->producer;
+		if (hmmgpu_ring_room(ring) >= nr) {
+			hmmgpu_ring_put(ring, notes, nr);
+			hmmgpu_ring_publish(ring, from);
+			spin_unlock(&ring->lock);
+			return 0;
+		}
+		spin_unlock(&ring->lock);
+		if (time_after(jiffies, end))
+			return -ETIMEDOUT;
+		usleep_range(50, 200);
+	}
 }
 
 /**

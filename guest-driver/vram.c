@@ -36,6 +36,7 @@ enum hmmgpu_block_state {
  * @whole_freed: the device has to be told that the folio was freed
  * @used: pages that are allocated or in @freed
  * @freed: pages of whose free the device has to be told
+ * @lost: pages whose content a reset has taken
  */
 struct hmmgpu_block {
 	struct list_head link;
@@ -48,6 +49,7 @@ struct hmmgpu_block {
 	bool whole_freed;
 	DECLARE_BITMAP(used, HMMGPU_LARGE_PAGES);
 	DECLARE_BITMAP(freed, HMMGPU_LARGE_PAGES);
+	DECLARE_BITMAP(lost, HMMGPU_LARGE_PAGES);
 };
 
 /**
@@ -300,6 +302,18 @@ void hmmgpu_vram_put_run(struct hmmgpu_device *hdev,
 	run->nr = 0;
 }
 
+static void hmmgpu_block_forget_lost(struct hmmgpu_vram *vram,
+				     struct hmmgpu_block *block,
+				     unsigned int bit, unsigned int nr)
+{
+	lockdep_assert_held(&vram->lock);
+	if (bitmap_empty(block->lost, HMMGPU_LARGE_PAGES))
+		return;
+	vram->lost_pages -= bitmap_weight(block->lost, HMMGPU_LARGE_PAGES);
+	bitmap_clear(block->lost, bit, nr);
+	vram->lost_pages += bitmap_weight(block->lost, HMMGPU_LARGE_PAGES);
+}
+
 /**
  * hmmgpu_vram_free() - free a folio of VRAM
  * @hdev: the device
@@ -328,6 +342,8 @@ void hmmgpu_vram_free(struct hmmgpu_device *hdev, unsigned long page,
 		block->whole_freed = true;
 	else
 		__set_bit(page % HMMGPU_LARGE_PAGES, block->freed);
+	hmmgpu_block_forget_lost(vram, block, page % HMMGPU_LARGE_PAGES,
+				 1U << order);
 	vram->used_pages -= 1UL << order;
 	hmmgpu_count_at(hdev, vram_folios, order, -1);
 	hmmgpu_block_note(hdev, block);
@@ -483,6 +499,23 @@ unsigned long hmmgpu_vram_used(struct hmmgpu_device *hdev)
 }
 
 /**
+ * hmmgpu_vram_alive() - pages of VRAM that are allocated and hold something
+ * @hdev: the device
+ *
+ * Context: Any.
+ * Return: number of pages, without those whose content a reset has taken.
+ */
+unsigned long hmmgpu_vram_alive(struct hmmgpu_device *hdev)
+{
+	unsigned long flags, alive;
+
+	spin_lock_irqsave(&hdev->vram.lock, flags);
+	alive = hdev->vram.used_pages - hdev->vram.lost_pages;
+	spin_unlock_irqrestore(&hdev->vram.lock, flags);
+	return alive;
+}
+
+/**
  * hmmgpu_vram_oldest() - which block should make room for something else?
  * @hdev: the device
  * @kept: of those that should be the last to do so
@@ -555,4 +588,103 @@ unsigned int hmmgpu_vram_list(struct hmmgpu_device *hdev,
 	}
 	spin_unlock_irqrestore(&vram->lock, flags);
 	return nr;
+}
+
+/* As the device would have it, had it not been reset: notes are still to come. */
+static unsigned int hmmgpu_block_announce(struct hmmgpu_vram *vram,
+					  struct hmmgpu_block *block,
+					  struct hmmgpu_desc *descs)
+{
+	unsigned long first = hmmgpu_block_first(vram, block);
+	unsigned int start, end, nr = 0;
+
+	lockdep_assert_held(&vram->lock);
+	if (block->state == HMMGPU_BLOCK_FREE)
+		return 0;
+	if (block->state == HMMGPU_BLOCK_WHOLE || block->split) {
+		hmmgpu_make_note(&descs[nr++], HMMGPU_NOTE_ALLOC, first,
+				 HMMGPU_LARGE_ORDER, 1);
+		return nr;
+	}
+	for_each_set_bitrange(start, end, block->used, HMMGPU_LARGE_PAGES)
+		hmmgpu_make_note(&descs[nr++], HMMGPU_NOTE_ALLOC,
+				 first + start, 0, end - start);
+	return nr;
+}
+
+/* Returns the number of pages that were not lost before. */
+static unsigned int hmmgpu_block_mark_lost(struct hmmgpu_block *block)
+{
+	unsigned int before = bitmap_weight(block->lost, HMMGPU_LARGE_PAGES);
+
+	switch (block->state) {
+	case HMMGPU_BLOCK_WHOLE:
+		if (block->whole_freed)
+			return 0;
+		bitmap_fill(block->lost, HMMGPU_LARGE_PAGES);
+		break;
+	case HMMGPU_BLOCK_PAGES:
+		bitmap_andnot(block->lost, block->used, block->freed,
+			      HMMGPU_LARGE_PAGES);
+		break;
+	default:
+		return 0;
+	}
+	/* It cannot make room for anything. */
+	list_del_init(&block->age);
+	return bitmap_weight(block->lost, HMMGPU_LARGE_PAGES) - before;
+}
+
+/**
+ * hmmgpu_vram_lose() - a reset has taken what was in VRAM
+ * @hdev: the device, of which nobody uses the VRAM now
+ * @position: block to begin with; set to the one to go on with
+ * @descs: gets notes that tell the device what is allocated
+ * @room: number of descriptors that have room there, at least HMMGPU_LARGE_PAGES
+ * @lost: the number of pages that are marked is added to it
+ *
+ * Marks what is allocated as lost. The notes say what is allocated as the
+ * device knew it, so that those that are still pending are right behind them.
+ *
+ * Context: Process context.
+ * Return: number of descriptors; @position is at the end when all is done.
+ */
+unsigned int hmmgpu_vram_lose(struct hmmgpu_device *hdev,
+			      unsigned long *position,
+			      struct hmmgpu_desc *descs, unsigned int room,
+			      unsigned long *lost)
+{
+	struct hmmgpu_vram *vram = &hdev->vram;
+	unsigned long flags, marked = 0;
+	unsigned int nr = 0;
+
+	spin_lock_irqsave(&vram->lock, flags);
+	for (; *position < vram->nr_blocks && room - nr >= HMMGPU_LARGE_PAGES;
+	     ++*position) {
+		struct hmmgpu_block *block = &vram->blocks[*position];
+
+		nr += hmmgpu_block_announce(vram, block, &descs[nr]);
+		marked += hmmgpu_block_mark_lost(block);
+	}
+	vram->lost_pages += marked;
+	spin_unlock_irqrestore(&vram->lock, flags);
+	hmmgpu_count(hdev, lost_pages, marked);
+	*lost += marked;
+	return nr;
+}
+
+/**
+ * hmmgpu_vram_is_lost() - has a reset taken what was in this page?
+ * @hdev: the device
+ * @page: a page of its VRAM that is allocated and stays so
+ *
+ * Context: Any; &hmmgpu_device.flight or &hmmgpu_device.gate keeps recovery away.
+ * Return: true if so.
+ */
+bool hmmgpu_vram_is_lost(struct hmmgpu_device *hdev, struct page *page)
+{
+	unsigned long index = page_to_pfn(page) - hdev->first_pfn;
+
+	return test_bit(index % HMMGPU_LARGE_PAGES,
+			hdev->vram.blocks[index / HMMGPU_LARGE_PAGES].lost);
 }

@@ -26,12 +26,13 @@
 //! | opcode | `count` | `dst` | `src` | `arg` |
 //! |---|---|---|---|---|
 //! | INVALIDATE | context | virtual address, 4 KiB aligned | bytes, a multiple of 4 KiB, not 0 | 0 |
-//! | REPLAY | context | 0 | 0 | sequence of the fault |
+//! | REPLAY | context | 0 | 0 | sequence of the fault, or 0 |
 //! | CANCEL | context | 0 | detail for the job record, 32 bits | sequence of the fault |
 //!
 //! When an INVALIDATE is done (a fence behind it tells), no access through a translation that was
 //! in the tables before it is in flight or will come. Jobs that wait for a fault hold none, so an
-//! invalidation never waits for the driver to resolve one. REPLAY makes the job translate again;
+//! invalidation never waits for the driver to resolve one. REPLAY makes the job translate again,
+//! with a sequence of 0 whichever fault it waits for (since 1.3: in case that its record was lost);
 //! CANCEL ends it with `STATUS_CANCELLED`. Either is ignored when that fault does not wait (any
 //! more), because the context was disabled meanwhile. A context that is not enabled has nothing to
 //! invalidate, which is no error; a number that no context has is `STATUS_BAD_CONTEXT`.

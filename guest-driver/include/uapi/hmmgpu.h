@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 /* Version of this interface. */
-#define HMMGPU_ABI_VERSION		3
+#define HMMGPU_ABI_VERSION		4
 /* Folio orders that statistics tell apart. */
 #define HMMGPU_ORDERS			10
 
@@ -98,6 +98,10 @@ struct hmmgpu_query {
  * device). ESRCH, the process has gone. ENOMEM, no system memory (to system).
  * EIO, a copy failed and the pages stayed where they were. ETIMEDOUT, the
  * device did not answer. EINTR, a fatal signal. ENODEV, the device has gone.
+ *
+ * EIO also tells, here and elsewhere, that the device was lost meanwhile, or
+ * that a reset has taken pages that should come home. What begins later waits
+ * until the device is recovered.
  */
 struct hmmgpu_migrate {
 	__u64 addr;
@@ -152,6 +156,10 @@ struct hmmgpu_migrate {
  * @invalidations: Invalidations of the GPU's TLB.
  * @exclusive_pages: Pages that were made exclusive to the GPU for atomic
  *        operations.
+ * @copy_retries: Batches whose copies failed and were made again.
+ * @fences_missed: Fences that the device was done with, but did not write.
+ * @recoveries: Times that a lost device was taken into use again.
+ * @lost_pages: Pages of VRAM whose content resets have taken.
  *
  * Those that the device counts, too, are the same there as soon as nothing is
  * under way.
@@ -192,6 +200,10 @@ struct hmmgpu_stats {
 	__u64 gpu_maps_small;
 	__u64 invalidations;
 	__u64 exclusive_pages;
+	__u64 copy_retries;
+	__u64 fences_missed;
+	__u64 recoveries;
+	__u64 lost_pages;
 };
 
 /**
@@ -262,7 +274,8 @@ struct hmmgpu_submit {
  * descriptor.
  *
  * Errors: ETIME, the job has not ended in time. EINTR, a signal. ENOENT, there
- * is no such job, or its result is gone. ENODEV, the device has gone.
+ * is no such job, or its result is gone. EIO, the device was lost, and the job
+ * with it. ENODEV, the device has gone.
  */
 struct hmmgpu_wait {
 	__u64 job;

@@ -11,7 +11,7 @@
 use hmmgpu_contract::{constants, wire_struct};
 
 /// Version of this interface; QUERY returns it.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// Character of the ioctl numbers.
 pub const IOC_MAGIC: u8 = b'J';
 /// Folio orders that statistics tell apart: `0..ORDERS`.
@@ -46,6 +46,9 @@ wire_struct! {
     /// user addresses, or `flags` not zero. ENOSPC, VRAM is full (to device). ESRCH, the process has gone. ENOMEM, no system memory (to
     /// system). EIO, a copy failed and the pages stayed where they were. ETIMEDOUT, the device
     /// did not answer. EINTR, a fatal signal. ENODEV, the device has gone.
+    ///
+    /// EIO also tells, here and elsewhere, that the device was lost meanwhile, or that a reset has
+    /// taken pages that should come home. What begins later waits until the device is recovered.
     pub struct Migrate ("migrate", 48) {
         /// In: first address.
         pub addr: u64,
@@ -70,7 +73,7 @@ wire_struct! {
     ///
     /// Spans are kept by direction and trigger: at DIR * 4 + TRIGGER, with the values of the
     /// hardware contract.
-    pub struct Stats ("stats", 856) {
+    pub struct Stats ("stats", 888) {
         /// Folios copied to the device, by order.
         pub sys_to_dev_folios: [u64; 10],
         /// Folios copied home, by order.
@@ -135,6 +138,14 @@ wire_struct! {
         pub invalidations: u64,
         /// Pages that were made exclusive to the GPU for atomic operations.
         pub exclusive_pages: u64,
+        /// Batches whose copies failed and were made again.
+        pub copy_retries: u64,
+        /// Fences that the device was done with, but did not write.
+        pub fences_missed: u64,
+        /// Times that a lost device was taken into use again.
+        pub recoveries: u64,
+        /// Pages of VRAM whose content resets have taken.
+        pub lost_pages: u64,
     }
 }
 
@@ -183,7 +194,8 @@ wire_struct! {
     /// have been submitted to this descriptor.
     ///
     /// Errors: ETIME, the job has not ended in time. EINTR, a signal. ENOENT, there is no such
-    /// job, or its result is gone. ENODEV, the device has gone.
+    /// job, or its result is gone. EIO, the device was lost, and the job with it. ENODEV, the
+    /// device has gone.
     pub struct Wait ("wait", 64) {
         /// In: the job.
         pub job: u64,

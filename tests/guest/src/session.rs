@@ -54,6 +54,8 @@ pub struct Machine {
     pub check: CheckMode,
     /// Whether the driver makes mistakes when it is told to.
     pub mutations: bool,
+    /// Faults on purpose in each GPU, as `--inject` takes them.
+    pub inject: &'static [&'static str],
 }
 
 impl Machine {
@@ -65,6 +67,7 @@ impl Machine {
         zeroing: true,
         check: CheckMode::Folio,
         mutations: false,
+        inject: &[],
     };
 }
 
@@ -77,6 +80,12 @@ impl Session {
         profile.vram = machine.vram;
         profile.zeroing = machine.zeroing;
         profile.check = machine.check;
+        profile.inject = machine
+            .inject
+            .iter()
+            .map(|fault| fault.parse())
+            .collect::<Result<_, _>>()
+            .context("a fault on purpose")?;
         let limit: u32 = steps.iter().map(|step| step.limit).sum();
         let mut options = VmOptions::new(profile);
         options.timeout = Some(Duration::from_secs(u64::from(limit) + 300));

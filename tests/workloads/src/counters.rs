@@ -84,6 +84,10 @@ pub(crate) fn named(query: &Query, stats: &Stats) -> Vec<Counter> {
         ("driver.gpu_maps_large", stats.gpu_maps_large),
         ("driver.gpu_maps_small", stats.gpu_maps_small),
         ("driver.exclusive_pages", stats.exclusive_pages),
+        ("driver.copy_retries", stats.copy_retries),
+        ("driver.fences_missed", stats.fences_missed),
+        ("driver.recoveries", stats.recoveries),
+        ("driver.lost_pages", stats.lost_pages),
     ] {
         add(name.to_owned(), value);
     }

@@ -18,6 +18,7 @@ mod pagemap;
 mod pattern;
 mod races;
 mod random_mix;
+mod recovery;
 mod reference;
 mod region;
 mod reload;
@@ -120,6 +121,11 @@ const PROGRAMS: &[Program] = &[
         name: "hmmgpu-mutations",
         about: "Let a driver that is made for it make mistakes, one by one",
         main: mutations::main,
+    },
+    Program {
+        name: "hmmgpu-recovery",
+        about: "Use the GPU with several threads while it breaks; verify all that is not lost",
+        main: recovery::main,
     },
     Program {
         name: "hmmgpu-stats",

@@ -46,10 +46,14 @@ impl PendingFault {
         *self.state() = State::Waiting(sequence);
     }
 
-    /// Resolves a fault; `false` when it is not the one that is waited for.
+    /// Resolves a fault, a replay of 0 any; `false` when it is not the one that is waited for.
     pub(crate) fn resolve(&self, sequence: u64, resolution: Resolution) -> bool {
         let mut state = self.state();
-        let waits = *state == State::Waiting(sequence);
+        let any = sequence == 0 && resolution == Resolution::Replay;
+        let waits = match *state {
+            State::Waiting(waited) => waited == sequence || any,
+            State::None | State::Resolved(_) => false,
+        };
         if waits {
             *state = State::Resolved(resolution);
         }

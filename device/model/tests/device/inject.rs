@@ -8,7 +8,7 @@ use hmmgpu_contract::mmu::FaultReason;
 use hmmgpu_contract::regs::{MAGIC_VALUE, RESET_CTRL_RESET, Reg, STATE_READY};
 use hmmgpu_model::Device;
 use hmmgpu_model::mock::InterruptCounter;
-use hmmgpu_model::mock::descriptors::{Side, copy, fill};
+use hmmgpu_model::mock::descriptors::{Side, cancel, copy, fill, replay};
 use hmmgpu_model::mock::jobs;
 use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
 
@@ -314,6 +314,21 @@ fn fault_records_are_lost_late_or_wrong() {
     let hits = || world.device.snapshot().injected[2].hits == 1;
     hmmgpu_model::mock::until("a hit", hits).unwrap();
     assert!(queues.faults.take().is_none());
+    // Asked to replay whatever there is, the device tells anew.
+    queues.invalidation(&[replay(2, 0)]);
+    let told = queues.faults.wait().unwrap();
+    assert_eq!(told.address, BASE);
+    process.map(BASE, Side::System(world.take(PAGE)), ALL);
+    queues.replay(&told);
+    assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
+    process.unmap(BASE);
+    queues.invalidate(2, BASE, PAGE);
+    // To cancel takes the right number.
+    arm(&world.device, "fault:drop");
+    let sequence = process.driver.submit(&fill).unwrap();
+    hmmgpu_model::mock::until("a hit", || world.device.snapshot().injected[3].hits == 1).unwrap();
+    queues.invalidation(&[cancel(2, 0, 5)]);
+    assert!(process.driver.record(sequence).is_none());
     // Who disables the context is rid of the job.
     process.driver.stop();
     assert!(process.driver.record(sequence).is_none());

@@ -20,6 +20,7 @@ mod kills;
 mod listening;
 mod mutations;
 mod program_run;
+mod recovery;
 mod selftest;
 mod serve;
 mod shared;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     trials.extend(program_run::trials(&program));
     trials.extend(faults::trials(&program));
     trials.extend(kills::trials(&program));
+    trials.extend(recovery::trials(&program));
     trials.extend(kernel::trials(&program));
     trials.extend(bench::trials(&program));
     trials.extend(bench_beside::trials(&program));
