@@ -212,7 +212,7 @@ mod tests {
                 "two numbers",
             ),
             (&["inject"], "FAULT"),
-            (&["run", "--link", "pcie9-x16", "uname"], "pcie5-x16"),
+            (&["run", "--link", "pcie9-x16", "--", "uname"], "pcie5-x16"),
             (&["inject", "copy:burn"], "fail, corrupt"),
             (
                 &["serve", "--socket", "x", "--inject", "copy"],

@@ -4,7 +4,7 @@ use hmmgpu_contract::compute::JOB_NO_REPLAY;
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::{FaultAccess, FaultReason, PTE_WRITE};
 use hmmgpu_model::mock::InterruptCounter;
-use hmmgpu_model::mock::descriptors::{Side, cancel, replay};
+use hmmgpu_model::mock::descriptors::{Side, cancel};
 use hmmgpu_model::mock::jobs::{atomic_add, checksum, copy, fill, flagged, gather};
 use hmmgpu_telemetry::snapshot::{Access, Faults, Outcome};
 
@@ -198,7 +198,7 @@ fn a_cancelled_job_ends_and_the_next_one_begins() {
     queues.invalidation(&[
         cancel(2, fault.sequence + 1, 1),
         cancel(3, fault.sequence, 2),
-        replay(2, 0),
+        cancel(2, 0, 3),
     ]);
     assert!(process.driver.record(first).is_none());
     queues.invalidation(&[cancel(2, fault.sequence, 0xabcd)]);
