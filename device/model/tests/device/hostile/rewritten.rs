@@ -18,7 +18,7 @@ use hmmgpu_model::mock::beside;
 /// Memory that the device may only read. Where a copy's is, it begins where that ends.
 const BEHIND: u64 = RAM_BASE + MIB;
 const ELSEWHERE: u64 = 0x40_0000_0000;
-/// Rings that are carried out while they are rewritten.
+/// Rings that are carried out while they are rewritten, at least.
 const ROUNDS: u32 = 500;
 const RING_LOG2: u32 = 6;
 const JOBS: u32 = 3000;
@@ -35,6 +35,13 @@ fn read_only(device: &Device, base: u64) -> GuestRam {
 fn assert_untouched(memory: &GuestRam) {
     let found = memory.read(memory.base(), usize::try_from(memory.size()).expect("size"));
     assert!(found.iter().all(|byte| *byte == 0x5a));
+}
+
+/// Descriptors that were refused because of where they wanted to write.
+fn refused(device: &Device) -> u64 {
+    let errors = device.snapshot().events.descriptor_errors;
+    let of_permission = |(status, _): &&(String, u64)| status == "STATUS_DMA_PERMISSION";
+    errors.iter().find(of_permission).map_or(0, |error| error.1)
 }
 
 #[test]
@@ -83,7 +90,8 @@ fn a_descriptor_is_carried_out_as_it_was_checked() {
                 pair.iter().rev().for_each(|desc| write(slot, desc));
             }
         };
-        beside(&[&rewrite], || {
+        let before = refused(&device);
+        let rounds = |driver: &mut Driver<_>| {
             for _ in 0..ROUNDS {
                 let producer = driver.producer().wrapping_add(1 << RING_LOG2);
                 driver.publish(producer);
@@ -92,14 +100,19 @@ fn a_descriptor_is_carried_out_as_it_was_checked() {
                     .until("the ring", done)
                     .expect("an engine that goes on");
             }
+        };
+        beside(&[&rewrite], || {
+            // A machine may be too busy to rewrite anything during the first rings.
+            until("one that is not allowed", || {
+                rounds(&mut driver);
+                refused(&device) > before
+            })
+            .expect("descriptors that were rewritten in time");
         });
         let status = driver.read_queue(QueueReg::QUEUE_STATUS);
         assert_eq!(status, QUEUE_STATUS_RUNNING, "{pair:?}");
         assert_untouched(&forbidden);
     }
-    let errors = device.snapshot().events.descriptor_errors;
-    let refused = |(status, count): &(String, u64)| status == "STATUS_DMA_PERMISSION" && *count > 0;
-    assert!(errors.iter().any(refused), "none was read: {errors:?}");
     driver.run(&[]).expect("a fence");
     assert_eq!(driver.run(&[]).expect("a fence").errors, 0);
 }
