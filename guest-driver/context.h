@@ -238,6 +238,7 @@ bool hmmgpu_mirror_is_exclusive(struct hmmgpu_context *ctx,
 int hmmgpu_jobs_init(struct hmmgpu_context *ctx);
 void hmmgpu_jobs_exit(struct hmmgpu_context *ctx);
 void hmmgpu_jobs_abort(struct hmmgpu_context *ctx);
+bool hmmgpu_jobs_pending(struct hmmgpu_context *ctx);
 u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx);
 int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		      u64 *sequence);

@@ -291,6 +291,20 @@ void hmmgpu_device_wait_quiet(struct hmmgpu_device *hdev)
 }
 
 /**
+ * hmmgpu_device_park() - nobody uses the device until it is recovered
+ * @hdev: the device, its VRAM empty
+ *
+ * Context: Process context, may sleep, &hmmgpu_device.gate is held for writing.
+ */
+void hmmgpu_device_park(struct hmmgpu_device *hdev)
+{
+	mutex_lock(&hdev->lost_lock);
+	if (!hdev->lost)
+		hmmgpu_device_take_down(hdev);
+	mutex_unlock(&hdev->lost_lock);
+}
+
+/**
  * hmmgpu_device_alive() - has the device been reset, or has it gone?
  * @hdev: the device
  *

@@ -16,6 +16,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
+#include <linux/pm.h>
 #include <linux/rwsem.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -33,8 +34,8 @@
  * From the outside in:
  *
  * * &hmmgpu_device.gate: user operations hold it for reading, and removal, which
- *   nothing ends, for writing. Recovery only tries for that: a writer that
- *   waits also stops readers. Memory of the caller is not accessed under it:
+ *   nothing ends, for writing. Recovery and suspending only try for that: a writer
+ *   that waits also stops readers. Memory of the caller is not accessed under it:
  *   arguments and data may be on pages that wait for user space. CPU faults do not
  *   take it: they must go on while removal brings everything home. Nor do the
  *   threads that serve faults of the GPU: removal ends them before it does that.
@@ -366,7 +367,7 @@ struct hmmgpu_vram {
  *        in its VRAM is gone
  * @quiesced: a device that is lost cannot write to memory any more
  * @dead: a device that is lost and cannot be recovered
- * @held: recovery waits: the device is being reset by the bus
+ * @held: recovery waits: the device is being reset by the bus, or sleeps
  * @epoch: number of recoveries
  * @flight: see DOC: Locking
  * @lost_lock: see DOC: Locking
@@ -517,6 +518,7 @@ bool hmmgpu_device_alive(struct hmmgpu_device *hdev);
 void hmmgpu_device_stop(struct hmmgpu_device *hdev);
 void hmmgpu_device_lose(struct hmmgpu_device *hdev, u32 epoch, const char *why);
 void hmmgpu_device_wait_quiet(struct hmmgpu_device *hdev);
+void hmmgpu_device_park(struct hmmgpu_device *hdev);
 int hmmgpu_device_enter(struct hmmgpu_device *hdev);
 int hmmgpu_device_leave(struct hmmgpu_device *hdev, int ret);
 u64 hmmgpu_read64(struct hmmgpu_device *hdev, u32 reg_lo, u32 reg_hi);
@@ -525,8 +527,13 @@ const char *hmmgpu_status_name(u32 status);
 /* recover.c */
 void hmmgpu_recover_init(struct hmmgpu_device *hdev);
 void hmmgpu_recover_start(struct hmmgpu_device *hdev);
-extern const struct pci_error_handlers hmmgpu_err_handlers;
+void hmmgpu_recover_hold(struct hmmgpu_device *hdev);
+void hmmgpu_recover_release(struct hmmgpu_device *hdev);
 void hmmgpu_recover_exit(struct hmmgpu_device *hdev);
+
+/* power.c */
+extern const struct pci_error_handlers hmmgpu_err_handlers;
+extern const struct dev_pm_ops hmmgpu_pm_ops;
 
 /* irq.c */
 int hmmgpu_irqs_init(struct hmmgpu_device *hdev);

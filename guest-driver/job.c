@@ -134,6 +134,20 @@ u64 hmmgpu_jobs_busy_ns(struct hmmgpu_context *ctx)
 }
 
 /**
+ * hmmgpu_jobs_pending() - is there a job that has not ended?
+ * @ctx: the context
+ *
+ * Context: Process context, &hmmgpu_device.gate is held for writing.
+ * Return: true if so.
+ */
+bool hmmgpu_jobs_pending(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_job_queue *jobs = &ctx->jobs;
+
+	return jobs->last && hmmgpu_job_recorded(jobs, jobs->last) != jobs->last;
+}
+
+/**
  * hmmgpu_jobs_abort() - jobs that had not ended never will
  * @ctx: the context, on a device that was reset
  *

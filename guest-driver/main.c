@@ -286,6 +286,7 @@ static struct pci_driver hmmgpu_driver = {
 	.probe = hmmgpu_probe,
 	.remove = hmmgpu_remove,
 	.err_handler = &hmmgpu_err_handlers,
+	.driver.pm = pm_sleep_ptr(&hmmgpu_pm_ops),
 };
 
 static int __init hmmgpu_init(void)

@@ -155,14 +155,27 @@ void hmmgpu_recover_start(struct hmmgpu_device *hdev)
 		queue_delayed_work(hdev->wq, &hdev->recover_work, 0);
 }
 
-/* No recovery for now; one that is under way ends first. */
-static void hmmgpu_recover_hold(struct hmmgpu_device *hdev)
+/**
+ * hmmgpu_recover_hold() - no recovery for now
+ * @hdev: the device
+ *
+ * One that is under way ends first.
+ *
+ * Context: Process context, sleeps; &hmmgpu_device.gate is not held.
+ */
+void hmmgpu_recover_hold(struct hmmgpu_device *hdev)
 {
 	WRITE_ONCE(hdev->held, true);
 	cancel_delayed_work_sync(&hdev->recover_work);
 }
 
-static void hmmgpu_recover_release(struct hmmgpu_device *hdev)
+/**
+ * hmmgpu_recover_release() - undo hmmgpu_recover_hold()
+ * @hdev: the device, which is recovered if it is lost
+ *
+ * Context: Any.
+ */
+void hmmgpu_recover_release(struct hmmgpu_device *hdev)
 {
 	WRITE_ONCE(hdev->held, false);
 	hmmgpu_recover_start(hdev);
@@ -179,26 +192,3 @@ void hmmgpu_recover_exit(struct hmmgpu_device *hdev)
 	wake_up_all(&hdev->recover_wait);
 	cancel_delayed_work_sync(&hdev->recover_work);
 }
-
-/*
- * The bus is about to reset it. There is no time to bring anything home: what is in
- * VRAM is lost, as with any other reset.
- */
-static void hmmgpu_reset_prepare(struct pci_dev *pdev)
-{
-	struct hmmgpu_device *hdev = pci_get_drvdata(pdev);
-
-	hmmgpu_recover_hold(hdev);
-	hmmgpu_device_lose(hdev, READ_ONCE(hdev->epoch), "reset by the bus");
-}
-
-static void hmmgpu_reset_done(struct pci_dev *pdev)
-{
-	hmmgpu_recover_release(pci_get_drvdata(pdev));
-}
-
-/* For &pci_driver.err_handler. */
-const struct pci_error_handlers hmmgpu_err_handlers = {
-	.reset_prepare = hmmgpu_reset_prepare,
-	.reset_done = hmmgpu_reset_done,
-};

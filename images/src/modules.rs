@@ -10,9 +10,9 @@ use crate::kernel::{Kernel, Modules};
 /// What the guest needs before it can speak with the host. Debian builds most of them in.
 pub(crate) const NEEDED: &[&str] = &["virtio_pci", "virtio_console"];
 
-/// What programs in the guest may want to load: swap and a disk. A kernel may have been built
-/// without.
-const OFFERED: &[&str] = &["zram", "loop"];
+/// What programs in the guest may want to load: swap, a disk, a power button. A kernel may have
+/// been built without.
+const OFFERED: &[&str] = &["zram", "loop", "button"];
 
 /// A module for the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::ports::Port;
+
 /// As much as one write to a port takes.
 const CHUNK: usize = 32 * 1024;
 /// What the command left behind and that keeps printing is heard for so long.
@@ -36,7 +38,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// Copies all that comes out of `pipe`.
-    pub(crate) fn start(pipe: File, port: File) -> Result<Self> {
+    pub(crate) fn start(pipe: File, port: Port) -> Result<Self> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).context("cannot create an eventfd")?;
         let stop = Arc::new(stop);
         let until = Arc::clone(&stop);
@@ -99,7 +101,7 @@ fn copy(mut pipe: File, mut port: impl Write, stop: &OwnedFd) -> io::Result<()> 
 }
 
 /// Copies what the host sends into the command's input until the host disconnects or the command
-/// stops reading. The thread ends with the machine.
+/// stops reading, or the machine is suspended. The thread ends with the machine.
 pub(crate) fn input(mut port: File, mut pipe: impl Write + Send + 'static) {
     std::thread::spawn(move || {
         wait_for_host(&port);

@@ -58,9 +58,9 @@ fn with_ports(ports: &Ports, mut command: Command, program: &str) -> Result<Exit
     let (input, to_command) = bridge::pipe()?;
     let (from_out, output) = bridge::pipe()?;
     let (from_err, errors) = bridge::pipe()?;
-    let mut stderr = ports.open(PORT_STDERR)?;
-    let stdout = ports.open(PORT_STDOUT)?;
-    let stdin = ports.open(PORT_STDIN)?;
+    let mut stderr = ports.output(PORT_STDERR)?;
+    let stdout = ports.output(PORT_STDOUT)?;
+    let stdin = ports.input(PORT_STDIN)?;
     let spawned = command.stdin(input).stdout(output).stderr(errors).spawn();
     // It holds this process's copies of the command's ends of the pipes.
     drop(command);

@@ -46,7 +46,7 @@ fn run() -> Result<()> {
     mounts::mount_all()?;
     driver::load_base_modules()?;
     let ports = Ports::new();
-    report::open(ports.open(PORT_EVENTS)?);
+    report::open(ports.output(PORT_EVENTS)?);
     let job = read_job()?;
     report::event(&Event::Booted {
         kernel: rustix::system::uname()

@@ -1,17 +1,18 @@
 //! Events for the host, and lines on the console.
 
-use std::fs::File;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use hmmgpu_guest_protocol::Event;
 
+use crate::ports::Port;
+
 /// The port; also used by the panic hook, so it is global.
-static PORT: Mutex<Option<File>> = Mutex::new(None);
+static PORT: Mutex<Option<Port>> = Mutex::new(None);
 
 /// From now on events go to this port.
-pub(crate) fn open(port: File) {
+pub(crate) fn open(port: Port) {
     *PORT.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
 }
 

@@ -72,6 +72,12 @@ pub enum HostRequest {
         /// Its number.
         gpu: u32,
     },
+    /// Presses the power button every second, which wakes a machine that is suspended to idle and
+    /// does nothing to any other; or no longer. The end of a test ends it, too.
+    Wake {
+        /// Whether it is to be pressed.
+        on: bool,
+    },
 }
 
 /// What a test's line of output begins with that says what it wants of the host; the

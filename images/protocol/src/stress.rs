@@ -150,6 +150,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "A CPU goes and comes back",
     },
     Scenario {
+        name: "suspend",
+        machine: Machine::Plain,
+        about: "The machine is suspended to idle, and woken",
+    },
+    Scenario {
         name: "out-of-memory",
         machine: Machine::LittleMemory,
         about: "The kernel ends processes because memory is over",

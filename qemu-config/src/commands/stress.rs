@@ -31,7 +31,7 @@ use crate::vm::{Failure, LineSink, Order, Remote, Vm, VmError, VmEvent};
 /// A guest that says nothing for so long beyond a scenario's own limit is stuck as a whole.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// How often a guest is looked at that may be silent.
+/// How often a guest is looked at that may be silent, and one woken that may sleep.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Events of a device that are told after a failure.
@@ -127,6 +127,8 @@ struct Told {
     devices: Vec<PathBuf>,
     /// When the guest said something last.
     heard: Option<Instant>,
+    /// The guest sleeps, or is about to.
+    wake: bool,
     /// What the devices said of themselves after each failure, in order.
     said: Vec<Vec<String>>,
 }
@@ -244,7 +246,13 @@ impl Stress<'_> {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 while end.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                    let heard = lock(&told).heard;
+                    let (heard, wake) = {
+                        let told = lock(&told);
+                        (told.heard, told.wake)
+                    };
+                    if wake {
+                        remote.order(Order::PressPower);
+                    }
                     if heard.is_some_and(|heard| heard.elapsed() > LIMIT + SILENCE) {
                         let limit = (LIMIT + SILENCE).as_secs();
                         remote.order(Order::Stop(format!("it said nothing for {limit} s")));
@@ -323,6 +331,7 @@ impl Teller {
         let lines = match event {
             TestEvent::Began { name, .. } => began(name, record, Some(self.text), &self.ui),
             TestEvent::Ended(end) => {
+                lock(&self.told).wake = false;
                 let mut lines = tap::test(self.before + record.ended(), end);
                 if end.result == TestResult::Fail {
                     lines.extend(tap::more(self.after_failure(end)));
@@ -333,6 +342,7 @@ impl Teller {
                 match *request {
                     HostRequest::Unplug { gpu } => self.remote.order(Order::Unplug(gpu)),
                     HostRequest::Replug { gpu } => self.remote.order(Order::Replug(gpu)),
+                    HostRequest::Wake { on } => lock(&self.told).wake = on,
                 }
                 return Ok(());
             }

@@ -663,6 +663,7 @@ impl<'a> Attempt<'a> {
                 let socket = device_folder(Path::new(INSIDE), *gpu).join(DEVICE_SOCKET);
                 qmp.execute("device_add", Some(gpu_device(&socket, *gpu, true)))
             }
+            Order::PressPower => qmp.execute("system_powerdown", None),
         };
         if let Err(error) = done {
             tracing::warn!("{order:?}: {error}");

@@ -13,6 +13,8 @@ pub enum Order {
     Unplug(u32),
     /// Attach a GPU that was taken away.
     Replug(u32),
+    /// Press the power button: it wakes a guest that is suspended to idle.
+    PressPower,
 }
 
 /// Clones reach into the same run; before it begins and after it has ended nobody listens.

@@ -22,6 +22,7 @@ mod oom;
 mod order_churn;
 mod partial_mappings;
 mod soft_dirty;
+mod suspend;
 mod swap_pressure;
 mod system;
 mod tally;
@@ -158,6 +159,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "cpu-hotplug",
         troubles: cpu_hotplug::TROUBLES,
         run: cpu_hotplug::run,
+    },
+    Scenario {
+        name: "suspend",
+        troubles: suspend::TROUBLES,
+        run: suspend::run,
     },
     Scenario {
         name: "out-of-memory",
