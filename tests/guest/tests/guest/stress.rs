@@ -11,14 +11,21 @@ use serde_json::Value;
 
 use crate::{short_folder, trial};
 
-/// Time for a boot and three scenarios on a slow and busy host.
+/// Time for a boot and some scenarios on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
-    let program = program.clone();
-    vec![trial("stress::scenarios_pass_and_tell", move || {
-        scenarios_pass_and_tell(&program)
-    })]
+    let add = |name: &str, test: fn(&Program) -> Result<()>| {
+        let program = program.clone();
+        trial(format!("stress::{name}"), move || test(&program))
+    };
+    vec![
+        add("scenarios_pass_and_tell", scenarios_pass_and_tell),
+        add(
+            "unplug_is_skipped_where_qemu_aborts",
+            unplug_is_skipped_where_qemu_aborts,
+        ),
+    ]
 }
 
 /// Each passes, with its trouble in flight, and the JSON says so.
@@ -35,6 +42,8 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
         "kill",
         "--scenario",
         "cold-pageout",
+        "--scenario",
+        "suspend",
         "--seed",
         "5",
         "--json",
@@ -46,7 +55,7 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
     let text = std::fs::read_to_string(json).context("no result")?;
     let result: Value = serde_json::from_str(&text).context("the result is no JSON")?;
     ensure!(result["schema"] == "hmmgpu.stress/1" && result["seed"] == 5);
-    ensure!(result["passed"] == 3 && result["failed"] == 0, "{text}");
+    ensure!(result["passed"] == 4 && result["failed"] == 0, "{text}");
     ensure!(result["guests"].as_array().map(Vec::len) == Some(1));
     let tests = result["tests"].as_array().context("no tests")?;
     for (test, name, trouble) in [
@@ -54,6 +63,8 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
         (&tests[1], "kill", "kill_in_flight"),
         // Its swap is a module of the kernel's, with what that needs.
         (&tests[2], "cold-pageout", "swapped_out_in_flight"),
+        // Last, so that what is told of it has come through ports that were connected again.
+        (&tests[3], "suspend", "suspend_pages_on_device"),
     ] {
         ensure!(test["name"] == name && test["seed"] == 5, "{test}");
         for figure in [trouble, "to_device_pages", "to_system_pages"] {
@@ -61,8 +72,35 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
             ensure!(count > Some(0), "{name}: {figure} is {count:?}");
         }
     }
-    for line in ["1..3", "# seed 5"] {
+    for line in ["1..4", "# seed 5"] {
         ensure!(finished.stdout.lines().any(|l| l == line), "no '{line}'");
     }
     Ok(())
+}
+
+/// What tests/scenarios/upstream/vfio-user-unplug.md says happens with this QEMU if, and only if, the
+/// scenario is skipped.
+fn unplug_is_skipped_where_qemu_aborts(program: &Program) -> Result<()> {
+    let runtime = short_folder()?;
+    let arguments = ["stress", "--scenario", "unplug"];
+    let stress = program.run(&arguments, b"", runtime.path(), LIMIT)?;
+    let skipped = stress.stdout.contains("# SKIP QEMU up to");
+
+    let profile = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../scenarios/upstream/pluggable.toml"
+    );
+    let off = "echo 0 | tee /sys/bus/pci/slots/*/power; echo survived";
+    let arguments = ["run", "--profile", profile, "--", "sh", "-c", off];
+    let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
+    if skipped {
+        finished.expect_code(122)?;
+        let assertion = "memory_region_del_subregion: Assertion";
+        ensure!(finished.stderr.contains(assertion), "{}", finished.stderr);
+    } else {
+        finished.expect_code(0)?;
+        ensure!(finished.stdout.contains("survived"), "{}", finished.stdout);
+        stress.expect_code(0)?;
+    }
+    leftovers::nothing_in(runtime.path())
 }

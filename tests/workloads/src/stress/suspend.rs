@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use hmmgpu_guest_protocol::runner::HostRequest;
 use rustix::io::Errno;
 
@@ -21,6 +21,8 @@ pub(super) const TROUBLES: &[Trouble] = &[to_memory("suspend")];
 const STATE: &str = "/sys/power/state";
 /// What makes the kernel turn back half-way.
 const TEST: &str = "/sys/power/pm_test";
+/// The device that refused last.
+const REFUSED: &str = "/sys/power/suspend_stats/last_failed_dev";
 /// The driver of the button, as kernels name it and as they did until 7.0.
 const BUTTON: [&str; 2] = [
     "/sys/bus/platform/drivers/acpi-button",
@@ -38,6 +40,7 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     }
     let _whole = Setting::if_any(TEST, "none")?;
     let device = frame.device()?;
+    let address = frame.pci_address()?;
     let sleep = || {
         let mut rng = frame.rng(200);
         while frame.running() {
@@ -51,7 +54,10 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
                     frame.tally.happened("suspend", before, on_device);
                 }
                 // The button was pressed before it slept.
-                Err(error) if is(&error, Errno::BUSY) => {}
+                Err(error) if is(&error, Errno::BUSY) => {
+                    let refused = read(REFUSED).unwrap_or_default();
+                    ensure!(refused != address, "the GPU's driver refused to suspend");
+                }
                 Err(error) => return Err(error),
             }
         }
