@@ -90,6 +90,7 @@ struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 	mt_init(&ctx->policies);
 	init_waitqueue_head(&ctx->fault_wait);
 	spin_lock_init(&ctx->fault_lock);
+	hmmgpu_watch_init(ctx);
 	ctx->serving = U64_MAX;
 	ret = ida_alloc_max(&hdev->context_ids, hdev->nr_contexts - 1,
 			    GFP_KERNEL);
@@ -140,6 +141,8 @@ static void hmmgpu_context_kill(struct hmmgpu_context *ctx)
 {
 	struct hmmgpu_device *hdev = ctx->hdev;
 
+	/* It may be about to let the device begin anew. */
+	hmmgpu_watch_exit(ctx);
 	hmmgpu_context_disable(ctx);
 	hmmgpu_context_publish(ctx, NULL);
 	hmmgpu_context_stop_thread(ctx);
@@ -151,12 +154,31 @@ static void hmmgpu_context_kill(struct hmmgpu_context *ctx)
 	hmmgpu_count(hdev, contexts, -1);
 }
 
+/*
+ * The jobs of a context that is not running end with an error, what it had mapped
+ * is mapped anew at the next fault. A fault of before is forgotten.
+ */
+static int hmmgpu_context_begin_anew(struct hmmgpu_context *ctx)
+{
+	int ret;
+
+	mutex_lock(&ctx->mirror.lock);
+	hmmgpu_mirror_zap(ctx, 0, ULONG_MAX);
+	mutex_unlock(&ctx->mirror.lock);
+	spin_lock(&ctx->fault_lock);
+	ctx->fault_pending = false;
+	spin_unlock(&ctx->fault_lock);
+	/* No job begins before all know that invalidations have to be told. */
+	mutex_lock(&ctx->jobs.lock);
+	hmmgpu_jobs_abort(ctx);
+	ret = hmmgpu_context_enable(ctx);
+	mutex_unlock(&ctx->jobs.lock);
+	return ret;
+}
+
 /**
  * hmmgpu_context_recover() - enable a context again after a reset
  * @ctx: the context; the device is ready, and still marked as lost
- *
- * Its jobs end with an error, what it had mapped is mapped anew at the next
- * fault. A fault of before is forgotten.
  *
  * Context: Process context, &hmmgpu_device.gate is held for writing.
  * Return: 0 or -EIO, with the reason in the log.
@@ -164,14 +186,32 @@ static void hmmgpu_context_kill(struct hmmgpu_context *ctx)
 int hmmgpu_context_recover(struct hmmgpu_context *ctx)
 {
 	WRITE_ONCE(ctx->running, false);
-	mutex_lock(&ctx->mirror.lock);
-	hmmgpu_mirror_zap(ctx, 0, ULONG_MAX);
-	mutex_unlock(&ctx->mirror.lock);
-	spin_lock(&ctx->fault_lock);
-	ctx->fault_pending = false;
-	spin_unlock(&ctx->fault_lock);
-	hmmgpu_jobs_abort(ctx);
-	return hmmgpu_context_enable(ctx);
+	return hmmgpu_context_begin_anew(ctx);
+}
+
+/**
+ * hmmgpu_context_give_up() - end the jobs of a context, which get no further
+ * @ctx: the context
+ *
+ * The device is made to leave it, which it does whatever a job waits for, and it
+ * begins anew. No other context is concerned.
+ *
+ * Context: Process context, sleeps, &hmmgpu_device.gate is held for reading.
+ */
+void hmmgpu_context_give_up(struct hmmgpu_context *ctx)
+{
+	struct hmmgpu_device *hdev = ctx->hdev;
+	u32 epoch = READ_ONCE(hdev->epoch);
+
+	hmmgpu_context_disable(ctx);
+	if (READ_ONCE(hdev->lost))
+		return;
+	dev_err(hdev->dev, "context %u: its jobs get no further and are given up\n",
+		ctx->number);
+	hmmgpu_count(hdev, contexts_given_up, 1);
+	if (hmmgpu_context_begin_anew(ctx))
+		hmmgpu_device_lose(hdev, epoch, "a context does not start");
+	wake_up_all(&hdev->job_wait);
 }
 
 /**

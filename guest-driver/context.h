@@ -9,6 +9,7 @@
 #include <linux/completion.h>
 #include <linux/maple_tree.h>
 #include <linux/mmu_notifier.h>
+#include <linux/workqueue.h>
 
 #include "hmmgpu_drv.h"
 
@@ -89,6 +90,36 @@ struct hmmgpu_job_queue {
 };
 
 /**
+ * struct hmmgpu_job_progress - how far the jobs of a context are
+ * @ended: how many have ended since the ring began
+ * @left: how many have not
+ * @fault: sequence number of the last fault that was taken
+ * @address: its address
+ * @serving: one is being served, or waits for that
+ */
+struct hmmgpu_job_progress {
+	u32 ended;
+	u32 left;
+	u64 fault;
+	u64 address;
+	bool serving;
+};
+
+/**
+ * struct hmmgpu_job_watch - the watch over the jobs of a context; its work's own
+ * @work: looks how far they are
+ * @active: there were some when it looked last
+ * @state: how far they were then
+ * @since: when they last got any further, in jiffies
+ */
+struct hmmgpu_job_watch {
+	struct delayed_work work;
+	bool active;
+	struct hmmgpu_job_progress state;
+	unsigned long since;
+};
+
+/**
  * struct hmmgpu_context - a context
  * @hdev: the device
  * @mm: the mm, of which the struct is held
@@ -98,10 +129,12 @@ struct hmmgpu_job_queue {
  *        changes
  * @mirror: what it has of @mm
  * @jobs: its jobs
+ * @watch: watches them
  * @policies: policy by address; nothing is the default
  * @thread: serves its faults
  * @fault_wait: where @thread waits for faults
- * @fault_lock: protects @fault, @fault_epoch, @fault_pending and @nudge_at
+ * @fault_lock: protects @fault, @fault_epoch, @fault_pending, @nudge_at and, against
+ *              others than @thread, @served
  * @fault: the last fault
  * @fault_epoch: &hmmgpu_device.epoch in which it happened
  * @fault_pending: @thread has not taken it yet
@@ -119,10 +152,11 @@ struct hmmgpu_context {
 	bool dead;
 	struct hmmgpu_mirror mirror;
 	struct hmmgpu_job_queue jobs;
+	struct hmmgpu_job_watch watch;
 	struct maple_tree policies;
 	struct task_struct *thread;
 	wait_queue_head_t fault_wait;
-	spinlock_t fault_lock; /* protects the four below */
+	spinlock_t fault_lock; /* see above */
 	struct hmmgpu_fault_record fault;
 	u32 fault_epoch;
 	bool fault_pending;
@@ -167,6 +201,7 @@ struct hmmgpu_context *hmmgpu_context_create(struct hmmgpu_device *hdev,
 void hmmgpu_context_destroy(struct hmmgpu_context *ctx);
 
 int hmmgpu_context_recover(struct hmmgpu_context *ctx);
+void hmmgpu_context_give_up(struct hmmgpu_context *ctx);
 
 /* pagetable.c */
 int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev);
@@ -246,6 +281,11 @@ int hmmgpu_job_wait(struct hmmgpu_context *ctx, u64 sequence, u64 timeout_ns,
 		    bool interruptible, struct hmmgpu_job_record *result);
 int hmmgpu_job_run(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		   struct hmmgpu_job_record *result);
+
+/* watch.c */
+void hmmgpu_watch_init(struct hmmgpu_context *ctx);
+void hmmgpu_watch_jobs(struct hmmgpu_context *ctx);
+void hmmgpu_watch_exit(struct hmmgpu_context *ctx);
 
 /* gpu_fault.c */
 int hmmgpu_gpu_fault_thread(void *data);

@@ -76,6 +76,7 @@ static const struct hmmgpu_counter_file hmmgpu_counter_files[] = {
 	HMMGPU_DRIVER(fences_missed),
 	HMMGPU_DRIVER(recoveries),
 	HMMGPU_DRIVER(lost_pages),
+	HMMGPU_DRIVER(contexts_given_up),
 };
 
 /* Of spans, one of each for each direction and trigger. */

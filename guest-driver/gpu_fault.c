@@ -56,7 +56,7 @@ static void hmmgpu_fault_replay_exclusive(struct hmmgpu_context *ctx)
  * hmmgpu_gpu_fault_nudge() - have the device tell of a fault that got lost
  * @ctx: the context
  *
- * For who has waited for a job for long. If the job waits for a fault that nobody
+ * For when jobs have got no further for long. If one waits for a fault that nobody
  * knows of here, the device tries again, and tells anew.
  *
  * Context: Process context, &hmmgpu_device.gate is held.

@@ -149,19 +149,19 @@ bool hmmgpu_jobs_pending(struct hmmgpu_context *ctx)
 
 /**
  * hmmgpu_jobs_abort() - jobs that had not ended never will
- * @ctx: the context, on a device that was reset
+ * @ctx: the context, which the device has been made to leave
  *
  * They get the record that a device would write which ends them. The ring begins
  * anew.
  *
- * Context: Process context, &hmmgpu_device.gate is held for writing.
+ * Context: Process context, &hmmgpu_job_queue.lock is held; the device works on none.
  */
 void hmmgpu_jobs_abort(struct hmmgpu_context *ctx)
 {
 	struct hmmgpu_job_queue *jobs = &ctx->jobs;
 	u64 sequence;
 
-	mutex_lock(&jobs->lock);
+	lockdep_assert_held(&jobs->lock);
 	sequence = jobs->last - min_t(u64, jobs->last, HMMGPU_JOB_SLOTS);
 	while (sequence++ < jobs->last) {
 		struct hmmgpu_job_record *record =
@@ -176,7 +176,6 @@ void hmmgpu_jobs_abort(struct hmmgpu_context *ctx)
 	}
 	memset(jobs->header, 0, HMMGPU_QUEUE_ALIGN);
 	jobs->base = jobs->last;
-	mutex_unlock(&jobs->lock);
 }
 
 /**
@@ -230,6 +229,7 @@ int hmmgpu_job_submit(struct hmmgpu_context *ctx, const struct hmmgpu_job *job,
 		hmmgpu_count(hdev, doorbells, 1);
 	}
 	mutex_unlock(&jobs->lock);
+	hmmgpu_watch_jobs(ctx);
 	hmmgpu_count(hdev, jobs, 1);
 	return 0;
 }
@@ -283,7 +283,6 @@ static int hmmgpu_job_sleep(struct hmmgpu_context *ctx, u64 sequence,
 		return -EINTR;
 	/* Its fault may be told already, and only the interrupt be lost. */
 	hmmgpu_fault_ring_drain(hdev);
-	hmmgpu_gpu_fault_nudge(ctx);
 	hmmgpu_device_alive(hdev);
 	return hmmgpu_device_check(hdev);
 }

@@ -160,6 +160,7 @@ struct hmmgpu_migrate {
  * @fences_missed: Fences that the device was done with, but did not write.
  * @recoveries: Times that a lost device was taken into use again.
  * @lost_pages: Pages of VRAM whose content resets have taken.
+ * @contexts_given_up: Contexts whose jobs got no further and were given up.
  *
  * Those that the device counts, too, are the same there as soon as nothing is
  * under way.
@@ -204,6 +205,7 @@ struct hmmgpu_stats {
 	__u64 fences_missed;
 	__u64 recoveries;
 	__u64 lost_pages;
+	__u64 contexts_given_up;
 };
 
 /**
@@ -261,7 +263,7 @@ struct hmmgpu_submit {
  *        mapped, or not with this permission. EINVAL: an address is
  *        misaligned, or ranges overlap. EOPNOTSUPP: atomic operations are not
  *        possible on this memory. ENOMEM: no system memory. EIO: the device
- *        failed.
+ *        failed, or got no further with it.
  * @faults: Out: faults of this job that were resolved.
  * @value: Out: result.
  * @done: Out: elements that are done.

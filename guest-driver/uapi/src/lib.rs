@@ -73,7 +73,7 @@ wire_struct! {
     ///
     /// Spans are kept by direction and trigger: at DIR * 4 + TRIGGER, with the values of the
     /// hardware contract.
-    pub struct Stats ("stats", 888) {
+    pub struct Stats ("stats", 896) {
         /// Folios copied to the device, by order.
         pub sys_to_dev_folios: [u64; 10],
         /// Folios copied home, by order.
@@ -146,6 +146,8 @@ wire_struct! {
         pub recoveries: u64,
         /// Pages of VRAM whose content resets have taken.
         pub lost_pages: u64,
+        /// Contexts whose jobs got no further and were given up.
+        pub contexts_given_up: u64,
     }
 }
 
@@ -204,7 +206,7 @@ wire_struct! {
         /// Out: how the job ended: 0, or an errno. EFAULT: memory is not mapped, or not with this
         /// permission. EINVAL: an address is misaligned, or ranges overlap. EOPNOTSUPP: atomic
         /// operations are not possible on this memory. ENOMEM: no system memory. EIO: the device
-        /// failed.
+        /// failed, or got no further with it.
         pub error: u32,
         /// Out: faults of this job that were resolved.
         pub faults: u32,

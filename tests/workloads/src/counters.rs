@@ -88,6 +88,7 @@ pub(crate) fn named(query: &Query, stats: &Stats) -> Vec<Counter> {
         ("driver.fences_missed", stats.fences_missed),
         ("driver.recoveries", stats.recoveries),
         ("driver.lost_pages", stats.lost_pages),
+        ("driver.contexts_given_up", stats.contexts_given_up),
     ] {
         add(name.to_owned(), value);
     }

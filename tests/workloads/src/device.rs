@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use hmmgpu_uapi::{ABI_VERSION, Advise, Migrate, Prefetch, Query, Stats, Submit, Wait};
@@ -46,6 +46,18 @@ impl Outcome {
             ))),
         }
     }
+}
+
+/// Any node of the driver: one that comes back gets a number of its own.
+pub(crate) fn any_node() -> Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir("/dev").context("cannot read /dev")? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("hmmgpu")) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 impl Device {

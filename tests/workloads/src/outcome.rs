@@ -2,8 +2,8 @@
 //! injected from the host in between.
 
 use std::ffi::OsString;
-use std::io::{BufRead, PipeReader, PipeWriter, Read, Write, pipe};
-use std::path::PathBuf;
+use std::io::{self, BufRead, PipeReader, PipeWriter, Read, Write, pipe};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,22 +18,27 @@ use crate::sys::fork::{Ended, fork};
 use crate::sys::memory::{Memory, PAGE, UNIT};
 use crate::{pattern, size, thp};
 
-/// Where the driver is told to compare checksums.
-const PARAMETER: &str = "/sys/module/hmmgpu/parameters/copy_checksum";
+/// Where the driver's parameters are.
+const PARAMETERS: &str = "/sys/module/hmmgpu/parameters";
 /// Longest time that a touch may take.
 const TOUCH_LIMIT: Duration = Duration::from_secs(120);
 
 /// Do with memory what standard input says, and say what came of it, one line each.
 ///
 /// fill: write a new pattern. to-device, home: migrate. read: have the kernel read each page, and
-/// compare it. touch: read the first page in a child. job: have the GPU sum it up. checksum 0|1: set
-/// the driver's parameter.
+/// compare it. touch: read the first page in a child. job: have the GPU sum it up. renew: give the
+/// memory up and take other memory. reopen: use the GPU that is
+/// there now. parameter NAME VALUE: set one of the
+/// driver.
 #[derive(Debug, Parser)]
 #[command(name = "hmmgpu-outcome")]
 struct Args {
     /// Memory, a multiple of 2 MiB.
     #[arg(long, default_value = "8M", value_parser = size::parse)]
     size: usize,
+    /// What the answers begin with, where there are several of this kind.
+    #[arg(long)]
+    name: Option<String>,
     /// Device node.
     #[arg(long, default_value = device::NODE)]
     device: PathBuf,
@@ -55,11 +60,12 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         pipe: pipe().context("cannot make a pipe")?,
     };
     owner.fill();
-    say("ready")?;
+    let name = args.name.map_or_else(String::new, |name| name + " ");
+    say(&format!("{name}ready"))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read standard input")?;
         let answer = owner.obey(&line)?;
-        say(&format!("{line}: {answer}"))?;
+        say(&format!("{name}{line}: {answer}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -93,12 +99,25 @@ impl Owner {
             "read" => self.read()?,
             "touch" => self.touch()?,
             "job" => self.job()?,
-            "checksum 0" | "checksum 1" => {
-                let (_, value) = line.split_at(line.len() - 1);
-                std::fs::write(PARAMETER, value).context("cannot set copy_checksum")?;
+            "renew" => {
+                let memory = Memory::anonymous(self.memory.len());
+                self.memory = memory.context("cannot map memory")?;
+                self.fill();
                 "done".to_owned()
             }
-            _ => bail!("'{line}' is nothing that can be done"),
+            "reopen" => {
+                let node = device::any_node()?.context("there is no GPU")?;
+                self.gpu = Gpu::open(&node)?;
+                "done".to_owned()
+            }
+            _ => match line.split(' ').collect::<Vec<_>>()[..] {
+                ["parameter", name, value] => {
+                    std::fs::write(Path::new(PARAMETERS).join(name), value)
+                        .with_context(|| format!("cannot set {name}"))?;
+                    "done".to_owned()
+                }
+                _ => bail!("'{line}' is nothing that can be done"),
+            },
         })
     }
 
@@ -155,12 +174,19 @@ impl Owner {
     fn job(&self) -> Result<String> {
         let words = (self.memory.len() / size_of::<u64>()) as u64;
         let src = self.memory.address() as u64;
-        let report = self.gpu.attempt(Command::Checksum { src, words })?;
-        Ok(match report.error {
-            Some(errno) => format!("error {}", errno.raw_os_error()),
-            None if report.value == self.checksum() => "right".to_owned(),
-            None => "wrong".to_owned(),
-        })
+        let errno = match self.gpu.attempt(Command::Checksum { src, words }) {
+            Ok(report) => match report.error {
+                Some(errno) => errno.raw_os_error(),
+                None if report.value == self.checksum() => return Ok("right".to_owned()),
+                None => return Ok("wrong".to_owned()),
+            },
+            // The GPU was not there, or did not stay.
+            Err(error) => match error.downcast_ref().and_then(io::Error::raw_os_error) {
+                Some(errno) => errno,
+                None => return Err(error),
+            },
+        };
+        Ok(format!("error {errno}"))
     }
 
     /// What the GPU should find.

@@ -1,6 +1,6 @@
 //! What a program with enough rights can do to a GPU that others use.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -71,18 +71,6 @@ impl Function {
         }
         Ok(())
     }
-}
-
-/// Any node of the driver.
-pub(super) fn any_node() -> Result<Option<PathBuf>> {
-    for entry in std::fs::read_dir("/dev").context("cannot read /dev")? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| name.starts_with("hmmgpu")) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

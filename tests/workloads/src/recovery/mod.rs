@@ -164,7 +164,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let stats = if args.gone {
         hmmgpu_uapi::Stats::default()
     } else {
-        let node = cause::any_node()?.unwrap_or(args.device);
+        let node = device::any_node()?.unwrap_or(args.device);
         Device::open(&node)?.stats()?
     };
     let summary = Summary {

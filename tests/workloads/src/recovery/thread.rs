@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::cause::any_node;
 use super::region::Region;
 use super::{Args, Counts};
+use crate::device::any_node;
 use crate::gpu::{Command, Gpu};
 use crate::rng::Rng;
 

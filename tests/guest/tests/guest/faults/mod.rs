@@ -1,22 +1,21 @@
 //! Faults that are injected into a real guest's GPU, and what becomes of the process whose memory is
 //! meant, of another one that has memory in VRAM, and of the driver.
 
+mod guest;
+mod lost;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
-use hmmgpu_vm_tests::program::{Program, Running};
+use hmmgpu_telemetry::snapshot::FaultOutcome;
+use hmmgpu_vm_tests::program::Program;
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Check, short_folder, trials_of};
-
-/// A guest boots within this time, also where programs and driver are yet to be made.
-const BOOT: Duration = Duration::from_secs(900);
-/// One step.
-const LIMIT: Duration = Duration::from_secs(120);
+use guest::{Guest, LIMIT};
 
 /// All of the owner's memory: 8 MiB.
 const ALL_RIGHT: &str = "right 2048 wrong 0 refused 0";
@@ -40,84 +39,23 @@ dmesg | grep -E 'WARNING|BUG:|Oops|hung task|stall' && exit 9
 true";
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
-    let checks: [Check; 1] = [(
-        "faults::each_has_the_outcome_that_is_documented",
-        each_has_its_outcome,
-    )];
+    let checks: [Check; 2] = [
+        (
+            "faults::each_has_the_outcome_that_is_documented",
+            each_has_its_outcome,
+        ),
+        (
+            "faults::those_that_take_vram_have_theirs",
+            lost::each_has_its_outcome,
+        ),
+    ];
     trials_of(program, &checks)
-}
-
-struct Guest<'a> {
-    program: &'a Program,
-    folder: &'a Path,
-    running: Running,
-}
-
-impl Guest<'_> {
-    /// Has the owner do something; its answer has to contain `expected`.
-    fn step(&mut self, what: &str, expected: &str) -> Result<()> {
-        self.running.say(format!("{what}\n").as_bytes())?;
-        let answer = self
-            .running
-            .wait_for_line(&format!("{what}: "), LIMIT)
-            .with_context(|| format!("after {what:?}"))?;
-        ensure!(
-            answer.contains(expected),
-            "{expected:?} was expected: {answer}"
-        );
-        Ok(())
-    }
-
-    fn steps(&mut self, steps: &[(&str, &str)]) -> Result<()> {
-        steps
-            .iter()
-            .try_for_each(|(what, expected)| self.step(what, expected))
-    }
-
-    /// `hmmgpu inject`.
-    fn inject(&self, arguments: &[&str]) -> Result<String> {
-        let arguments = [&["inject"], arguments].concat();
-        let ended = self.program.run(&arguments, b"", self.folder, LIMIT)?;
-        ended.expect_code(0)?;
-        Ok(ended.stdout)
-    }
-
-    /// Arms a fault, takes some steps, which it has to hit with that outcome, and disarms it.
-    fn with(&mut self, fault: &str, came: FaultOutcome, steps: &[(&str, &str)]) -> Result<()> {
-        self.inject(&[fault])?;
-        self.steps(steps).with_context(|| fault.to_owned())?;
-        let listed = self.inject(&["--list", "--json"])?;
-        let faults: Vec<InjectedFault> = serde_json::from_str(&listed)?;
-        let told = faults.last().context("no fault is listed")?;
-        let outcomes = told.outcomes.iter();
-        ensure!(
-            told.spec == fault && told.hits > 0,
-            "{fault} did not hit: {told:?}"
-        );
-        ensure!(
-            outcomes
-                .map(|(outcome, _)| *outcome)
-                .any(|told| told == came),
-            "{fault} should have been {came:?}: {told:?}"
-        );
-        self.inject(&["--clear"])?;
-        Ok(())
-    }
 }
 
 fn each_has_its_outcome(program: &Program) -> Result<()> {
     let folder = short_folder()?;
-    let arguments = [
-        "run", "--memory", "1G", "--vram", "64M", "--", "sh", "-c", GUEST,
-    ];
-    let running = program.start_open(&arguments, folder.path())?;
-    let mut guest = Guest {
-        program,
-        folder: folder.path(),
-        running,
-    };
-    guest.running.wait_for_line("neighbour holding", BOOT)?;
-    guest.running.wait_for_line("ready", LIMIT)?;
+    let ready = ["neighbour holding", "ready"];
+    let mut guest = Guest::boot(program, folder.path(), GUEST, &ready)?;
     copies_that_fail(&mut guest)?;
     copies_that_are_wrong(&mut guest)?;
     fences_and_interrupts(&mut guest)?;
@@ -160,7 +98,7 @@ fn copies_that_are_wrong(guest: &mut Guest<'_>) -> Result<()> {
     let wrong = [("to-device", MOVED), ("read", "wrong 1 refused 0")];
     guest.with("copy.sys_to_dev:corrupt", Untold, &wrong)?;
     // Checksums: it is repeated, or an error, and never wrong.
-    guest.steps(&[("checksum 1", "done"), ("fill", "done")])?;
+    guest.steps(&[("parameter copy_checksum 1", "done"), ("fill", "done")])?;
     for fault in ["copy.sys_to_dev:corrupt@3", "copy.sys_to_dev:drop"] {
         guest.with(fault, Untold, &[("to-device", MOVED), ("read", ALL_RIGHT)])?;
     }
@@ -173,7 +111,7 @@ fn copies_that_are_wrong(guest: &mut Guest<'_>) -> Result<()> {
     guest.steps(&[("read", ALL_RIGHT), ("to-device", MOVED)])?;
     let lost = [("read", "right 0 wrong 0 refused 2048")];
     guest.with("copy.dev_to_sys:corrupt@every:1", Untold, &lost)?;
-    guest.steps(&[("read", ALL_RIGHT), ("checksum 0", "done")])
+    guest.steps(&[("read", ALL_RIGHT), ("parameter copy_checksum 0", "done")])
 }
 
 fn fences_and_interrupts(guest: &mut Guest<'_>) -> Result<()> {
@@ -187,6 +125,14 @@ fn fences_and_interrupts(guest: &mut Guest<'_>) -> Result<()> {
     ] {
         guest.with(fault, came, &there_and_back)?;
     }
+    // Of these the driver learns by itself that they do not come.
+    for fault in ["fence.copy:drop", "fence.copy:corrupt"] {
+        guest.with(fault, Lost, &there_and_back)?;
+    }
+    for fault in ["fence.invalidation:drop", "fence.invalidation:corrupt"] {
+        guest.step("job", "right")?;
+        guest.with(fault, Lost, &[("home", MOVED), ("read", ALL_RIGHT)])?;
+    }
     // Interrupts are what a sleeper waits for.
     guest.inject(&["copy:delay=20ms@every:1"])?;
     guest.with("interrupt:drop@every:1", Lost, &there_and_back)
@@ -199,11 +145,21 @@ fn vram_that_is_not_there(guest: &mut Guest<'_>) -> Result<()> {
 }
 
 fn translations(guest: &mut Guest<'_>) -> Result<()> {
-    use FaultOutcome::{Late, Told, Untold};
+    use FaultOutcome::{Late, Lost, Told, Untold};
     guest.with("translation:fail@3", Told, &[("job", "right")])?;
     guest.with("translation:delay=20ms", Late, &[("job", "right")])?;
     guest.step("home", "error none")?;
     guest.with("fault:delay=50ms", Late, &[("job", "right")])?;
+    guest.step("home", "error none")?;
+    guest.with("fault:drop", Lost, &[("job", "right")])?;
+    guest.step("home", "error none")?;
+    // A job that gets no further is given up, and with it those behind it.
+    guest.step("parameter job_timeout_ms 1000", "done")?;
+    guest.with("translation:drop", Lost, &[("job", EIO)])?;
+    guest.steps(&[("job", "right"), ("home", "error none")])?;
+    guest.with("translation:fail@every:1", Told, &[("job", EIO)])?;
+    guest.step("parameter job_timeout_ms 60000", "done")?;
+    guest.steps(&[("job", "right"), ("home", "error none")])?;
     // The job of whom it is about ends with an error.
     guest.with("translation:corrupt", Told, &[("job", EIO)])?;
     guest.step("home", "error none")?;
