@@ -59,7 +59,10 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let found = noticed(&memory)?;
     for page in 0..pages {
         ensure!(
-            memory.words(page).iter().all(|&word| word == value(page, 3)),
+            memory
+                .words(page)
+                .iter()
+                .all(|&word| word == value(page, 3)),
             "page {page} holds something else than was written"
         );
     }
