@@ -21,8 +21,8 @@ pub(crate) enum Halt {
     Misaligned,
     /// The translation takes so long: it is to be tried again then.
     Late(Duration),
-    /// The translation never comes.
-    Lost,
+    /// The translation never comes, until all faults are disarmed once more than so often.
+    Lost { clears: u32 },
 }
 
 impl From<MmuFault> for Halt {

@@ -235,15 +235,17 @@ impl Run {
             }
             Halt::Misaligned => End::from(Status::STATUS_MISALIGNED),
             Halt::Late(time) => {
+                // Over by the time that it is woken, which may be before this returns.
+                let held = Held::Until(Instant::now() + time);
                 let wake = Event::Wake(self.number);
                 if turn.shared.late.put(time, wake).is_some() {
                     return Ok(Worked::GoesOn);
                 }
-                self.held = Some(Held::Until(Instant::now() + time));
+                self.held = Some(held);
                 return Ok(Worked::Waits);
             }
-            Halt::Lost => {
-                self.held = Some(Held::Cleared(turn.shared.inject.clears()));
+            Halt::Lost { clears } => {
+                self.held = Some(Held::Cleared(clears));
                 return Ok(Worked::Waits);
             }
             Halt::Dma(fault) => {

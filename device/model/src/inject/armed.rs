@@ -72,7 +72,7 @@ impl Fault {
         (word >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    fn hit(&mut self, now_ns: u64) -> Hit {
+    fn hit(&mut self, now_ns: u64, clears: u32) -> Hit {
         self.hits += 1;
         self.last_ns = now_ns;
         self.open = true;
@@ -81,6 +81,7 @@ impl Fault {
             site: self.spec.site,
             action: self.spec.action,
             number: self.hits,
+            clears,
         }
     }
 
@@ -116,6 +117,8 @@ pub(crate) struct Hit {
     pub(crate) action: Action,
     /// Its hits so far, for whoever wants to vary them.
     pub(crate) number: u64,
+    /// How often all faults had been disarmed before it.
+    pub(crate) clears: u32,
 }
 
 /// The bit of a site.
@@ -179,8 +182,9 @@ impl Injector {
 
     /// Disarms all.
     pub(crate) fn disarm(&self) {
-        self.clears.fetch_add(1, Ordering::Relaxed);
         let mut faults = self.faults();
+        // Under the lock: whatever has hit is either of before, and goes on now, or hits no more.
+        self.clears.fetch_add(1, Ordering::Relaxed);
         faults.iter_mut().for_each(|fault| fault.armed = false);
         self.update_sites(&faults);
     }
@@ -202,7 +206,7 @@ impl Injector {
         let mut due = faults
             .iter_mut()
             .filter(|fault| fault.armed && fault.spec.when == When::Now);
-        let hit = due.next().map(|fault| fault.hit(now_ns));
+        let hit = due.next().map(|fault| fault.hit(now_ns, self.clears()));
         self.update_sites(&faults);
         hit
     }
@@ -227,7 +231,7 @@ impl Injector {
             };
             let here = fault.armed && fault.spec.site == site && meant;
             if here && concerns(fault.spec.action) && fault.comes() && hit.is_none() {
-                hit = Some(fault.hit(now_ns));
+                hit = Some(fault.hit(now_ns, self.clears()));
             }
         }
         if hit.is_some() {

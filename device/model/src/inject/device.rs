@@ -159,7 +159,7 @@ impl Shared {
             Action::Fail => (FaultOutcome::Told, fault(FaultReason::FAULT_NOT_PRESENT)),
             Action::Corrupt => (FaultOutcome::Told, fault(FaultReason::FAULT_MALFORMED)),
             Action::Delay(time) => (FaultOutcome::Late, Halt::Late(time)),
-            Action::Drop => (FaultOutcome::Lost, Halt::Lost),
+            Action::Drop => (FaultOutcome::Lost, Halt::Lost { clears: hit.clears }),
             _ => return Ok(()),
         };
         self.injected(&hit, outcome);

@@ -64,8 +64,7 @@ impl Run<'_> {
                 _ => None,
             };
             shared.injected(&hit, FaultOutcome::Late);
-            let clears = shared.inject.clears();
-            self.stand_still(time, || shared.inject.clears() == clears)?;
+            self.stand_still(time, || shared.inject.clears() == hit.clears)?;
         }
         if let Some(end) = end_in_vram(transfer) {
             let beyond = |action| matches!(action, Action::Full(bytes) if end > bytes);

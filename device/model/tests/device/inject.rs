@@ -293,6 +293,32 @@ fn translations_that_go_wrong_are_faults_or_late() {
     assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
 }
 
+/// Whoever tells a job to go on is not too early, however quick: jobs do not wait for ever.
+#[test]
+fn a_job_goes_on_whenever_a_translation_comes_or_the_fault_is_cleared() {
+    let (world, _queues) = world(16 * MIB, 4);
+    let mut process = world.process(2);
+    process.map(BASE, Side::System(world.take(PAGE)), ALL);
+    let fill = jobs::fill(BASE, 8, 7);
+    for _ in 0..100 {
+        arm(&world.device, "translation:delay=1us");
+        assert_done(&process.driver.run(&fill).unwrap(), 8, 0);
+        arm(&world.device, "translation:drop");
+        let sequence = process.driver.submit(&fill).unwrap();
+        let hit = || {
+            world
+                .device
+                .snapshot()
+                .injected
+                .last()
+                .is_some_and(|fault| fault.hits > 0)
+        };
+        hmmgpu_model::mock::until("a hit", hit).unwrap();
+        world.device.clear_injected();
+        assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
+    }
+}
+
 #[test]
 fn fault_records_are_lost_late_or_wrong() {
     let (world, mut queues) = world(16 * MIB, 4);
