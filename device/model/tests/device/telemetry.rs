@@ -8,6 +8,7 @@ use hmmgpu_model::mock::descriptors::{
     Side, copy, fallback, fence, fill, mark, note, of_process, phases, process, span_begin,
     span_end, triggered,
 };
+use hmmgpu_model::mock::until;
 use hmmgpu_telemetry::snapshot::{
     Direction, EngineState, FolioState, QueueKind, SCHEMA, Snapshot, Transfers, Trigger,
 };
@@ -145,7 +146,9 @@ fn engine_time_is_without_the_time_in_which_the_bus_may_not_be_mastered() {
     let undisturbed = Duration::from_nanos(total(&driver) - before);
     let off = (20 * undisturbed).max(Duration::from_millis(200));
     // A fill may be over before the bus is taken away; then the next attempt counts.
-    for attempt in 1..=50 {
+    let mut attempt = 0_u64;
+    until("the bus taken away in the middle of a fill", || {
+        attempt += 1;
         let before = total(&driver);
         driver.submit(&[fill(attempt)]).unwrap();
         let sequence = driver.fence(false).unwrap();
@@ -169,10 +172,10 @@ fn engine_time_is_without_the_time_in_which_the_bus_may_not_be_mastered() {
                 engine < off,
                 "{engine:?} of engine time, {off:?} of them off"
             );
-            return;
         }
-    }
-    panic!("the bus was never taken away in the middle of a fill");
+        cut
+    })
+    .unwrap();
 }
 
 #[test]

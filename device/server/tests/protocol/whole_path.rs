@@ -123,10 +123,22 @@ impl Driver {
 
     /// Queues descriptors and a fence, and rings the doorbell.
     fn queue(&mut self, descriptors: &[Desc]) {
+        self.queue_with(descriptors, FLAG_INTERRUPT);
+    }
+
+    /// Waits until all that was queued is done, and interrupts are raised.
+    fn settle(&mut self) {
+        self.queue_with(&[], 0);
+        while self.fence().sequence != self.sequence {
+            std::thread::yield_now();
+        }
+    }
+
+    fn queue_with(&mut self, descriptors: &[Desc], flags: u16) {
         self.sequence += 1;
         let fence = Desc {
             opcode: OP_FENCE,
-            flags: FLAG_INTERRUPT,
+            flags,
             dst: BASE + FENCE,
             arg: self.sequence,
             ..Desc::default()
@@ -334,34 +346,50 @@ fn an_event_that_would_block_stops_nobody() {
     server.stop();
 }
 
+/// The client fills its event between the server's look at it and the write, and leaves it so. It
+/// tries until it has met that moment: then somebody else empties the event.
 #[test]
 fn an_event_that_is_filled_behind_the_servers_back_stops_nobody() {
+    const FULL: u64 = u64::MAX - 1;
+    const STEP: u32 = 8;
+    let fill = |event: &OwnedFd| rustix::io::write(event, &FULL.to_ne_bytes());
     let server = Running::start();
     let socket = server.socket.clone();
     bounded(move || {
         let mut driver = Driver::new(&socket);
         let event = driver.interrupt.try_clone().expect("clone");
-        let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            // Whatever the server saw of the event a moment ago, now it is full and would block it. In
-            // the end it stays full.
-            scope.spawn(|| {
-                use rustix::fs::{OFlags, fcntl_setfl};
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    fcntl_setfl(&event, OFlags::NONBLOCK).expect("fcntl");
-                    // They fail where it is empty, or was raised in between.
-                    let _ = rustix::io::read(&event, &mut [0; 8]);
-                    let _ = rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes());
-                    fcntl_setfl(&event, OFlags::empty()).expect("fcntl");
-                }
-            });
-            let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
-            while std::time::Instant::now() < end {
-                driver.queue(&[]);
-                driver.idle();
+        // Writes to it wait while it is full: the file's flags are the client's as well.
+        rustix::fs::fcntl_setfl(&event, rustix::fs::OFlags::RDWR).expect("blocking");
+        let (go, goes) = std::sync::mpsc::channel::<u32>();
+        let (filled, done) = std::sync::mpsc::channel();
+        let filler = event.try_clone().expect("clone");
+        std::thread::spawn(move || {
+            for pauses in goes {
+                (0..pauses).for_each(|_| std::hint::spin_loop());
+                // Waits if the event was raised already.
+                fill(&filler).expect("fill");
+                filled.send(()).expect("the test");
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
+        let mut pauses = 0;
+        loop {
+            go.send(pauses).expect("the filler");
+            driver.queue(&[]);
+            driver.settle();
+            let count = wait(&event);
+            done.recv().expect("the filler");
+            if count == FULL {
+                // Too early: the server saw it, and raised nothing.
+                pauses += STEP;
+            } else if is_raised(&event) {
+                // Too late: it was raised, and filled as soon as that was read.
+                assert_eq!(wait(&event), FULL);
+                pauses = pauses.saturating_sub(STEP);
+            } else {
+                break;
+            }
+        }
+        fill(&event).expect("fill");
         drop(driver);
         // The event is full, and blocks, and is still somebody's.
         let mut next = Driver::new(&socket);
