@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// The program of the scenarios in the guest; its first argument is a scenario's name.
 pub const PROGRAM: &str = "hmmgpu-stress";
 
+/// How long a scenario works, unless there is less time for it. It goes on until its troubles have
+/// met a migration.
+pub const WORK: Duration = Duration::from_secs(5);
+
 /// A scenario that takes longer is stuck. It ends by itself well before.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
@@ -197,9 +201,11 @@ pub struct StressPlan {
     pub from: (u32, usize),
     /// The last round; none: until the time is over.
     pub last: Option<u32>,
-    /// Time after which no scenario begins any more, in seconds; the first round of all is
-    /// completed even so.
+    /// How long after the guest's boot the scenarios that begin are to have ended, in seconds; the
+    /// first round of all is completed even so.
     pub seconds: Option<u64>,
+    /// How long each works, in seconds; see [`WORK`].
+    pub work: u64,
 }
 
 /// The seed of a round, from 1: the first round of that seed repeats it.

@@ -19,7 +19,7 @@ use crate::control::{Connection, ControlError, PATIENCE};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
-use crate::stress::plan::{Group, groups};
+use crate::stress::plan::{self, Group, Time, groups};
 use crate::stress::result::{Guest, SCHEMA, StressResult};
 use crate::stress::{device, machine, repeat};
 use crate::testing::record::Record;
@@ -47,7 +47,10 @@ pub(super) fn stress(args: &StressArgs, ui: &Ui, interrupt: &Interrupt) -> Resul
     let json = args.json.as_deref().map(Output::open).transpose()?;
     let console = console_sink(&args.machine, ui)?;
     let minutes = |minutes: u32| Duration::from_secs(u64::from(minutes) * 60);
-    let groups = groups(&args.scenarios, args.minutes.map(minutes));
+    let time = args.minutes.map(minutes);
+    let groups = groups(&args.scenarios);
+    let mut later: usize = groups.iter().map(|group| group.scenarios.len()).sum();
+    let work = plan::work(time, later);
     let base = options.profile.clone();
     let vm = Vm::prepare(options)?;
 
@@ -72,9 +75,14 @@ pub(super) fn stress(args: &StressArgs, ui: &Ui, interrupt: &Interrupt) -> Resul
     }
     stress.print(&format!("# seed {}", stress.seed))?;
     let mut failure = None;
+    let begun = Instant::now();
     for group in &groups {
+        let these = group.scenarios.len();
+        later -= these;
+        let left = time.map(|time| time.saturating_sub(begun.elapsed()));
+        let all = left.map(|left| plan::share(left, these, later));
         stress.vm.options_mut().profile = machine::profile(&base, group.machine);
-        failure = stress.group(group)?;
+        failure = stress.group(group, Time { all, work })?;
         if failure.is_some() {
             break;
         }
@@ -148,22 +156,15 @@ struct Stress<'a> {
 impl Stress<'_> {
     /// Runs the scenarios of one machine, in a new guest after each failure. Gives why nothing more
     /// can be run, if so.
-    fn group(&mut self, group: &Group) -> Result<Option<Box<Failure>>, Error> {
+    fn group(&mut self, group: &Group, time: Time) -> Result<Option<Box<Failure>>, Error> {
         let group = &self.supported(group)?;
         if group.scenarios.is_empty() {
             return Ok(None);
         }
         let begun = Instant::now();
         let mut from = (1, 0);
-        while let Some(plan) = group.plan(self.seed, from, begun.elapsed()) {
-            let tested = match self.guest(group, plan) {
-                Err(Error::Vm(VmError::Failed(failure))) if !self.run.tests.is_empty() => {
-                    // This guest did not get as far as a scenario: what others did stays.
-                    self.run.incomplete = Some(failure.kind.to_string());
-                    return Ok(Some(failure));
-                }
-                tested => tested?,
-            };
+        while let Some(plan) = group.plan(self.seed, from, time, begun.elapsed()) {
+            let tested = self.guest(group, plan)?;
             let failed = tested.run.tests.last().cloned();
             let number = tested.run.tests.len();
             self.guests.push(Guest {

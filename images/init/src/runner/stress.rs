@@ -1,5 +1,6 @@
 //! Scenarios of stress.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use hmmgpu_guest_protocol::runner::{TestEnd, TestEvent, TestResult};
 use hmmgpu_guest_protocol::stress::{LIMIT, PROGRAM, StressPlan, seed_of_round};
 
 use super::{process, say};
+use crate::uptime;
 
 /// The scenario in which the kernel has to say that it ends processes.
 const OUT_OF_MEMORY: &str = "out-of-memory";
@@ -19,19 +21,24 @@ pub(super) fn run(plan: &StressPlan) -> Result<()> {
     say(&TestEvent::Listed {
         tests: plan.scenarios.clone(),
     })?;
-    let begun = Instant::now();
-    let time = plan.seconds.map(Duration::from_secs);
+    // How long each took, of which the next time is not much shorter.
+    let mut took: BTreeMap<&str, Duration> = BTreeMap::new();
     let (mut round, mut next) = plan.from;
     while plan.last.is_none_or(|last| round <= last) {
         for name in plan.scenarios.iter().skip(next) {
-            if round > 1 && time.is_some_and(|time| begun.elapsed() >= time) {
+            let up = Duration::try_from_secs_f64(uptime()?)?;
+            let end = up + took.get(name.as_str()).copied().unwrap_or_default();
+            let time = plan.seconds.map(Duration::from_secs);
+            if round > 1 && time.is_some_and(|time| end >= time) {
                 return say(&TestEvent::Done);
             }
             say(&TestEvent::Began {
                 round,
                 name: name.clone(),
             })?;
-            let end = scenario(name, round, seed_of_round(plan.seed, round))?;
+            let since = Instant::now();
+            let end = scenario(plan, name, round)?;
+            took.insert(name, since.elapsed());
             let failed = end.result == TestResult::Fail;
             say(&TestEvent::Ended(end))?;
             if failed {
@@ -44,9 +51,11 @@ pub(super) fn run(plan: &StressPlan) -> Result<()> {
     say(&TestEvent::Done)
 }
 
-fn scenario(name: &str, round: u32, seed: u32) -> Result<TestEnd> {
+fn scenario(plan: &StressPlan, name: &str, round: u32) -> Result<TestEnd> {
+    let seed = seed_of_round(plan.seed, round);
     let mut command = Command::new(PROGRAM);
     command.args([name, "--seed", &seed.to_string()]);
+    command.args(["--seconds", &plan.work.to_string()]);
     let expected = |line: &str| {
         reports::is_upstreams(line) || (name == OUT_OF_MEMORY && reports::is_out_of_memory(line))
     };

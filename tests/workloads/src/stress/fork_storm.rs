@@ -33,7 +33,7 @@ pub(super) const TROUBLES: &[Trouble] = &[
 ];
 
 const REGIONS: &[(Backing, usize)] =
-    &[(Backing::Small, 2), (Backing::Small, 1), (Backing::Huge, 3)];
+    &[(Backing::Small, 1), (Backing::Small, 1), (Backing::Huge, 3)];
 /// Regions of single pages, which come first.
 const SMALL: usize = 2;
 const LARGE: usize = 2;
@@ -52,10 +52,10 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
             let pages = 0..own.regions[region].len();
             to_device(frame, &device, &own.addresses(region, &pages))?;
         }
+        pair(frame, &device, &mut own, round).with_context(|| format!("pair {round}"))?;
+        own.verify_all()?;
         storm(frame, &device, &mut own, round).with_context(|| format!("storm {round}"))?;
         // Nobody is left who could unmap.
-        own.verify_all()?;
-        pair(frame, &device, &mut own, round).with_context(|| format!("pair {round}"))?;
         own.verify_all()?;
     }
     Ok(())
@@ -107,7 +107,7 @@ fn moves(frame: &Frame, device: &Device, own: &mut Worker<'_>) -> Result<()> {
 fn forked(frame: &Frame, own: &mut Worker<'_>, process: usize, killed: bool) -> Result<()> {
     own.rng = frame.rng(1000 + process);
     let device = frame.device()?;
-    for _ in 0..4 + own.rng.below(8) {
+    for _ in 0..2 + own.rng.below(4) {
         let region = own.any_region();
         let pages = own.any_pages(region);
         let range = own.addresses(region, &pages);
@@ -154,7 +154,7 @@ fn pair(frame: &Frame, device: &Device, own: &mut Worker<'_>, round: usize) -> R
     let child = fork(|| {
         let result = (|| {
             own.rng = frame.rng(500_000 + round);
-            for _ in 0..6 {
+            for _ in 0..3 {
                 cow(frame, own, "cow_of_large_folios", LARGE)?;
                 let pages = own.any_pages(LARGE);
                 own.verify(LARGE, pages)?;

@@ -8,7 +8,6 @@ mod collapse;
 mod cpu_hotplug;
 mod crew;
 mod direct_io;
-mod fallbacks;
 mod few_address_bits;
 mod fork_storm;
 mod fragmented_memory;
@@ -39,6 +38,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use hmmgpu_guest_protocol::runner::COUNTED;
+use hmmgpu_guest_protocol::stress::WORK;
 
 use crate::device;
 use frame::{Frame, Skip};
@@ -61,7 +61,7 @@ struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u32,
     /// Seconds of work.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = WORK.as_secs())]
     seconds: u64,
     /// Device node.
     #[arg(long, default_value = device::NODE)]

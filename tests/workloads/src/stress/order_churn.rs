@@ -25,6 +25,8 @@ const ARENA: usize = 0x2b00_0000_0000;
 const THREADS: usize = 2;
 /// Units more than a thread's share of VRAM.
 const MORE: usize = 4;
+/// Of so many units one is used as single pages, which move one by one.
+const SMALL: usize = 4;
 
 pub(super) fn run(frame: &Frame) -> Result<()> {
     let vram = usize::try_from(frame.device()?.query()?.vram_bytes)?;
@@ -47,10 +49,11 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     crew.race(frame, usual, &[&|| churn(0), &|| churn(1)])
 }
 
-/// Ends between two of its steps when the scenario has done enough: each moves a good part of VRAM.
+/// Ends between two of its steps when the scenario has done enough.
 fn cycle(frame: &Frame, device: &Device, rng: &mut Rng, base: usize, units: usize) -> Result<()> {
     let mut large = Region::new(base, units * UNIT_PAGES, Backing::Huge)?;
-    let mut small = Region::new(base + (1 << 32), units * UNIT_PAGES, Backing::Small)?;
+    let pages = units.div_ceil(SMALL) * UNIT_PAGES;
+    let mut small = Region::new(base + (1 << 32), pages, Backing::Small)?;
     fill(frame, device, &mut large, rng.next())?;
     free(frame, device, rng, &mut large)?;
     if !frame.running() {
@@ -61,7 +64,7 @@ fn cycle(frame: &Frame, device: &Device, rng: &mut Rng, base: usize, units: usiz
     fill(frame, device, &mut small, rng.next())?;
     frame.tally.happened("single_pages_after_large", before, 0);
     // Holes of every size, then large folios in whatever is whole again.
-    for _ in 0..units / 2 {
+    for _ in 0..2 * small.len() / UNIT_PAGES {
         let start = rng.below(small.len());
         let len = 1 + rng.below((small.len() - start).min(3 * UNIT_PAGES));
         small.drop_content(start..start + len)?;
