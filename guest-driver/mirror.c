@@ -67,6 +67,8 @@ void hmmgpu_mirror_zap(struct hmmgpu_context *ctx, unsigned long start,
 	struct hmmgpu_mirror *mirror = &ctx->mirror;
 
 	lockdep_assert_held(&mirror->lock);
+	if (hmmgpu_mutate_entry(&mirror->pt, start, end))
+		return;
 	if (!hmmgpu_pt_revoke(&mirror->pt, &start, &end))
 		return;
 	hmmgpu_mirror_flush(ctx, start, end);

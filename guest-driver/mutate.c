@@ -6,7 +6,7 @@
 #include <linux/sizes.h>
 #include <linux/string.h>
 
-#include "hmmgpu_drv.h"
+#include "context.h"
 #include "mutate.h"
 
 static const char * const hmmgpu_mutation_names[HMMGPU_NR_MUTATIONS] = {
@@ -20,6 +20,7 @@ static const char * const hmmgpu_mutation_names[HMMGPU_NR_MUTATIONS] = {
 	[HMMGPU_MUTATE_NO_SPLIT] = "no-split",
 	[HMMGPU_MUTATE_DOUBLE_FREE] = "double-free",
 	[HMMGPU_MUTATE_STALE] = "stale",
+	[HMMGPU_MUTATE_KEEP_ENTRY] = "keep-entry",
 	[HMMGPU_MUTATE_LEAK] = "leak",
 };
 
@@ -81,6 +82,22 @@ u64 hmmgpu_mutate_alloc(u64 vram)
 		return hmmgpu_last_alloc + SZ_1M;
 	hmmgpu_last_alloc = vram;
 	return vram;
+}
+
+/**
+ * hmmgpu_mutate_entry() - do the entries of a range stay that should go?
+ * @pt: the page table
+ * @start: first address
+ * @end: end of the range
+ *
+ * Context: as hmmgpu_pt_any().
+ * Return: true if there are some, once.
+ */
+bool hmmgpu_mutate_entry(struct hmmgpu_pagetable *pt, unsigned long start,
+			 unsigned long end)
+{
+	return hmmgpu_pt_any(pt, start, end) &&
+	       hmmgpu_mutate(HMMGPU_MUTATE_KEEP_ENTRY);
 }
 
 /**

@@ -13,6 +13,7 @@
 #include <linux/types.h>
 
 struct hmmgpu_desc;
+struct hmmgpu_pagetable;
 
 /**
  * enum hmmgpu_mutation - a mistake; the names are those of the parameter
@@ -26,6 +27,7 @@ struct hmmgpu_desc;
  * @HMMGPU_MUTATE_NO_SPLIT: the pages of a folio are freed, which was never split
  * @HMMGPU_MUTATE_DOUBLE_FREE: a folio is freed twice
  * @HMMGPU_MUTATE_STALE: the GPU keeps the translation of what goes home
+ * @HMMGPU_MUTATE_KEEP_ENTRY: the entry of what goes home stays in the page table
  * @HMMGPU_MUTATE_LEAK: a folio that nobody uses is not freed
  * @HMMGPU_NR_MUTATIONS: their number
  */
@@ -40,6 +42,7 @@ enum hmmgpu_mutation {
 	HMMGPU_MUTATE_NO_SPLIT,
 	HMMGPU_MUTATE_DOUBLE_FREE,
 	HMMGPU_MUTATE_STALE,
+	HMMGPU_MUTATE_KEEP_ENTRY,
 	HMMGPU_MUTATE_LEAK,
 	HMMGPU_NR_MUTATIONS,
 };
@@ -48,6 +51,8 @@ enum hmmgpu_mutation {
 
 bool hmmgpu_mutate(enum hmmgpu_mutation mistake);
 u64 hmmgpu_mutate_alloc(u64 vram);
+bool hmmgpu_mutate_entry(struct hmmgpu_pagetable *pt, unsigned long start,
+			 unsigned long end);
 u64 hmmgpu_mutate_source(u64 vram);
 void hmmgpu_mutate_freed(u64 vram);
 void hmmgpu_mutate_note(struct hmmgpu_desc *descs, unsigned int *nr,
@@ -63,6 +68,12 @@ static inline bool hmmgpu_mutate(enum hmmgpu_mutation mistake)
 static inline u64 hmmgpu_mutate_alloc(u64 vram)
 {
 	return vram;
+}
+
+static inline bool hmmgpu_mutate_entry(struct hmmgpu_pagetable *pt,
+				       unsigned long start, unsigned long end)
+{
+	return false;
 }
 
 static inline u64 hmmgpu_mutate_source(u64 vram)

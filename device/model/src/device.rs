@@ -31,6 +31,7 @@ use crate::registers::Registers;
 use crate::reset::ResetCause;
 use crate::shared::{Shared, lock};
 use crate::status::Client;
+use crate::usage::Usage;
 use crate::vram::Vram;
 
 /// What a device is made of.
@@ -179,8 +180,11 @@ impl Device {
         let background = Background::start(vram.clone(), Box::new(scrubbed), has_room)
             .map_err(host("a thread for memory"))?;
         let dma = DmaMap::new().map_err(host("an event for lost memory"))?;
+        // Where there are no contexts there are no jobs.
+        let usage = (check != CheckMode::Off && contexts > 0).then(|| Usage::new(vram_bytes));
         let shared = Arc::new(Shared {
             vram,
+            usage,
             telemetry: Telemetry::checking(vram_bytes, now_ns(), check),
             counting: counting == Counting::Full,
             check,

@@ -12,6 +12,7 @@ use crate::inject::Verdict;
 use crate::memory::Memory;
 use crate::poison;
 use crate::queue::{Engine, Entry, Run, Stop};
+use crate::usage::Usage;
 
 /// Unit in which patterns are written.
 const PATTERN_BYTES: usize = 4096;
@@ -260,12 +261,19 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
             if matches!(kind, NoteKind::Alloc { .. }) {
                 run.shared.background.vram_used(address, bytes);
             }
+            // What is freed is out of reach before it is poisoned, and what is allocated after.
+            if matches!(kind, NoteKind::Free) {
+                noted(run, |usage| usage.free(address, bytes))?;
+            }
             if run.shared.check == CheckMode::Full {
                 match kind {
                     NoteKind::Alloc { .. } => poison::verify(run, address, bytes)?,
                     NoteKind::Free => poison::apply(run, address, bytes)?,
                     NoteKind::Split(_) => {}
                 }
+            }
+            if matches!(kind, NoteKind::Alloc { .. }) {
+                noted(run, |usage| usage.alloc(address, bytes))?;
             }
             run.record(Record::Note {
                 kind,
@@ -292,6 +300,17 @@ fn other(run: &mut Run<'_>, command: Other) -> Result<(), Stop> {
             reason,
             folios,
         }),
+    }
+    Ok(())
+}
+
+/// Keeps what jobs may reach of VRAM up to date.
+fn noted(run: &Run<'_>, change: impl FnOnce(&Usage)) -> Result<(), Stop> {
+    if let Some(usage) = &run.shared.usage {
+        // A reset waits for permits: nothing of before it is noted after it.
+        let permit = run.permit()?;
+        change(usage);
+        run.keep(permit, 0);
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ mod ring;
 mod shared;
 mod status;
 mod sync;
+mod usage;
 mod vram;
 
 pub use device::{Config, ConfigError, Counting, Device};

@@ -5,6 +5,7 @@ use vm_memory::VolatileSlice;
 use crate::background::Background;
 use crate::command::{Fault, Place};
 use crate::dma::{Access, DmaView};
+use crate::usage::Usage;
 use crate::vram::Vram;
 
 /// Both apertures.
@@ -13,6 +14,8 @@ pub(crate) struct Memory<'a> {
     pub(crate) view: &'a DmaView<'a>,
     pub(crate) vram: &'a Vram,
     pub(crate) background: &'a Background,
+    /// What jobs may reach of VRAM, if that is checked.
+    pub(crate) usage: Option<&'a Usage>,
 }
 
 impl<'a> Memory<'a> {

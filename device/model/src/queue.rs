@@ -466,7 +466,14 @@ impl<'a> Run<'a> {
 
     /// What VRAM was touched is told: something else comes next.
     fn tell_touch(&mut self) {
-        self.records.extend(self.touch.take().map(Record::Touch));
+        if let Some(touch) = self.touch.take() {
+            if touch.write
+                && let Some(usage) = &self.shared.usage
+            {
+                usage.written(touch.address, touch.bytes());
+            }
+            self.records.push(Record::Touch(touch));
+        }
     }
 
     /// Index in the ring of the descriptor that is being carried out.

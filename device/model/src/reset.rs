@@ -40,6 +40,7 @@ impl Shared {
         // what a reset does to it.
         let Self {
             vram: _, // scrubbed in the background
+            usage,
             telemetry,
             counting: _, // as configured
             check: _,    // as configured
@@ -92,6 +93,9 @@ impl Shared {
             dma.lost().forget();
         }
         vectors.reset(disconnected);
+        if let Some(usage) = usage {
+            usage.forget();
+        }
         telemetry.reset(cause.kind(), generation, now_ns());
         inject.reset(cause);
         background.scrub(generation);

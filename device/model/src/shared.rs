@@ -29,6 +29,7 @@ use crate::queue::Control;
 use crate::registers::{Effect, Registers};
 use crate::reset::ResetCause;
 use crate::status::Client;
+use crate::usage::Usage;
 use crate::vram::Vram;
 
 /// What the device's threads share.
@@ -36,6 +37,8 @@ use crate::vram::Vram;
 pub(crate) struct Shared {
     // Wiring.
     pub(crate) vram: Arc<Vram>,
+    /// What jobs may reach of it; none if its use is not checked.
+    pub(crate) usage: Option<Usage>,
     pub(crate) telemetry: Telemetry,
     /// Engines of queues tell it what they do.
     pub(crate) counting: bool,
@@ -121,6 +124,7 @@ impl Shared {
             view,
             vram: &self.vram,
             background: &self.background,
+            usage: self.usage.as_ref(),
         }
     }
 

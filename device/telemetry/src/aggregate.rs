@@ -8,7 +8,7 @@ use hmmgpu_contract::desc::Status;
 
 use crate::MAX_PROCESSES;
 use crate::checker::{At, Checker};
-use crate::checks::CheckMode;
+use crate::checks::{CheckKind, CheckMode};
 use crate::classes::{Class, FallbackTable, Migrated, SpanTable, TransferTable, Transferred};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
@@ -428,6 +428,7 @@ impl State {
             | Record::Note { .. }
             | Record::Touch(_)
             | Record::Changed { .. }
+            | Record::Misuse { .. }
             | Record::Unload { .. }
             | Record::Mark { .. }
                 if !current => {}
@@ -489,6 +490,26 @@ impl State {
             } => self
                 .checker
                 .changed(at(index), page(address), pages, &self.vram),
+            Record::Misuse {
+                free,
+                access,
+                virtual_address,
+                address,
+                pages,
+                index,
+            } => {
+                let kind = if free {
+                    CheckKind::UseAfterFree
+                } else {
+                    CheckKind::ReadUnwritten
+                };
+                let pages = Pages {
+                    first: Some(page(address)),
+                    count: pages,
+                };
+                self.checker
+                    .misused(at(index), kind, access, virtual_address, pages);
+            }
             Record::Unload { index } => self.checker.unloads(at(index), &self.vram),
             Record::Phases { id, times } => self.open_spans.phases(id, times),
             Record::Mark { cookie, time_ns } => {

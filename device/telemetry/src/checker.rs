@@ -13,6 +13,7 @@ use crate::checks::{
 };
 use crate::observer::Source;
 use crate::record::NoteKind;
+use crate::snapshot::Access;
 use crate::touch::Touch;
 use crate::vram_map::{Pages, VramMap};
 
@@ -32,9 +33,17 @@ pub(crate) struct At {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Note { kind: NoteKind, order: u8 },
+    Note {
+        kind: NoteKind,
+        order: u8,
+    },
     Touched(Touch),
     Found,
+    /// A job did so at this virtual address.
+    Reached {
+        access: Access,
+        address: u64,
+    },
     Unload,
 }
 
@@ -180,6 +189,24 @@ impl Checker {
         }
     }
 
+    /// A job reached pages that no driver lets it reach, as whoever told it has seen.
+    pub(crate) fn misused(
+        &mut self,
+        at: At,
+        kind: CheckKind,
+        access: Access,
+        address: u64,
+        all: Pages,
+    ) {
+        if !self.off()
+            && let Some(first) = all.first
+        {
+            let seen = self.seen(at, What::Reached { access, address }, all);
+            self.report(kind, seen, first, all.count);
+            self.remember(seen);
+        }
+    }
+
     /// The driver unloads: one report for each run of pages that it has not freed.
     pub(crate) fn unloads(&mut self, at: At, map: &VramMap) {
         if self.off() {
@@ -283,6 +310,14 @@ impl Seen {
             What::Touched(Touch { write: false, .. }) => "copied from".to_owned(),
             What::Touched(Touch { write: true, .. }) => "written".to_owned(),
             What::Found => "found changed by an alloc".to_owned(),
+            What::Reached { access, address } => {
+                let how = match access {
+                    Access::Read => "read",
+                    Access::Write => "written",
+                    Access::Atomic => "changed",
+                };
+                format!("{how} by a job at address {address:#x}")
+            }
             What::Unload => "in use at unload".to_owned(),
         };
         PageEvent {

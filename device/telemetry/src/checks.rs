@@ -21,7 +21,7 @@ pub enum CheckMode {
     /// Not at all.
     #[default]
     Off,
-    /// What the driver notes, and what copy engines do, against each other.
+    /// What the driver notes, and what copy engines and jobs do, against each other.
     Folio,
     /// And free memory is filled with a pattern, which has to be there still when it is allocated
     /// anew: this finds what writes to it on other ways.
@@ -74,11 +74,13 @@ pub enum CheckKind {
     BadSplit,
     /// Free memory was copied from.
     ReadFree,
-    /// Memory was copied from that nothing was written to since it was allocated.
+    /// Memory was copied from, or read by a job, that nothing was copied or filled to since it was
+    /// allocated.
     ReadUnwritten,
     /// Free memory was copied or filled to.
     WriteFree,
-    /// Free memory was changed, which was noticed when it was allocated anew.
+    /// A job read or wrote free memory, by a translation that should have gone; or free memory was
+    /// changed on whatever way, which was noticed when it was allocated anew.
     UseAfterFree,
     /// Memory is allocated still though the driver unloads.
     Leak,
@@ -133,7 +135,7 @@ impl Checks {
     }
 }
 
-/// One descriptor that did wrong in one way.
+/// One descriptor or job that did wrong in one way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct CheckReport {
@@ -145,21 +147,22 @@ pub struct CheckReport {
     pub page: u64,
     /// Pages that it is about; of a note, those of the folios that it is about.
     pub pages: u64,
-    /// The descriptor that did it.
+    /// The descriptor that did it, or the job: of each of its steps, of 2 MiB at most, the first
+    /// access that was wrong.
     pub by: PageEvent,
     /// What had happened to the first page before, the latest last: up to [`MAX_PAGE_EVENTS`],
     /// and of the last 32768 events of all of VRAM.
     pub history: Vec<PageEvent>,
 }
 
-/// What a descriptor did to a page of VRAM.
+/// What a descriptor or job did to a page of VRAM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "emit", derive(schemars::JsonSchema))]
 pub struct PageEvent {
     /// Host's monotonic clock in nanoseconds: when the last event of before that has a time of its
     /// own had happened.
     pub time_ns: u64,
-    /// Queue that the descriptor was in.
+    /// Queue or context that the descriptor or job was in.
     pub queue: EventQueue,
     /// Its index in the ring.
     pub index: u32,

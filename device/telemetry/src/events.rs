@@ -264,6 +264,20 @@ fn words(record: &Record) -> (&'static str, String) {
             let text = format!("{pages} pages from VRAM {address:#x} changed while they were free");
             ("changed", text)
         }
+        Record::Misuse {
+            free,
+            access,
+            virtual_address,
+            address,
+            pages,
+            index,
+        } => {
+            let state = if free { "free" } else { "unwritten" };
+            let text = format!(
+                "{access:?} of job {index} at {virtual_address:#x}: {pages} {state} pages from VRAM {address:#x}"
+            );
+            ("misuse", text)
+        }
         Record::Unload { .. } => ("unload", "the driver unloads".to_owned()),
         Record::Process { pid, name } => ("process", format!("{pid} is {name}")),
         Record::Fallback {

@@ -56,8 +56,8 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What programs do: folios go to the device and home, one of them in parts, and a job writes to one
-/// before and after it went home. There is an occasion for each mistake.
+/// What programs do: folios go to the device and home, one of them in parts, and jobs use one before
+/// and after it went home. There is an occasion for each mistake.
 fn exercise(node: &Path, mistake: &str) -> Result<()> {
     let gpu = Gpu::open(node)?;
     let device = gpu.device();
@@ -79,8 +79,9 @@ fn exercise(node: &Path, mistake: &str) -> Result<()> {
     home(device, &a, all.clone())?;
     // The device knows of what was freed when this is done.
     home(device, &d, all.clone())?;
-    gpu.run(fill(&a, 2))
-        .context("a job on memory that came home")?;
+    for job in [checksum(&a), fill(&a, 2)] {
+        gpu.run(job).context("a job on memory that came home")?;
+    }
     home(device, &a, all.clone())?;
     // In parts, for which it is split.
     home(device, &e, 0..1)?;
@@ -113,6 +114,13 @@ fn fill(memory: &Memory, pattern: u64) -> Command {
         dst: memory.address() as u64,
         pattern,
         bytes: PAGE as u64,
+    }
+}
+
+fn checksum(memory: &Memory) -> Command {
+    Command::Checksum {
+        src: memory.address() as u64,
+        words: 1,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::copy;
 use crate::dma::Access;
 use crate::inject::{Event, Held};
 use crate::memory::Memory as BothApertures;
-use crate::mmu::{MmuFault, Resolution, Space};
+use crate::mmu::{Misused, MmuFault, Resolution, Space};
 use crate::queue::Stop;
 use crate::shared::Shared;
 
@@ -208,12 +208,28 @@ impl Run {
         self.counts.translations += counts.translations;
         self.counts.tlb_hits += counts.tlb_hits;
         self.counts.walks += counts.walks;
+        let misused = space.take_misused();
         // Whoever invalidates finds it done.
         copy::settle();
         drop(space);
         let worked_ns = now_ns().saturating_sub(begin_ns);
         job.engine_ns += worked_ns;
         turn.context.control.served(worked_ns);
+        if let Some(Misused {
+            address,
+            access,
+            misuse,
+        }) = misused
+        {
+            self.records.push(Record::Misuse {
+                free: misuse.free,
+                access: access_name(access),
+                virtual_address: address,
+                address: misuse.address,
+                pages: misuse.pages,
+                index: self.consumer,
+            });
+        }
         Ok(step)
     }
 

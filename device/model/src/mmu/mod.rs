@@ -14,5 +14,5 @@ pub(crate) use context::Context;
 pub(crate) use faults::{FaultQueue, UntoldFault};
 pub(crate) use invalidation::InvalidationEngine;
 pub(crate) use pending::{PendingFault, Resolution};
-pub(crate) use space::{AddressSpace, MmuCounts, Space};
+pub(crate) use space::{AddressSpace, Misused, MmuCounts, Space};
 pub(crate) use walk::MmuFault;

@@ -20,6 +20,7 @@ use super::walk::{MmuFault, walk};
 use crate::command::Place;
 use crate::dma::Access;
 use crate::memory::Memory;
+use crate::usage::Misuse;
 
 /// How often accesses were translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,19 @@ struct Active {
     root: u64,
     tlb: Tlb,
     counts: MmuCounts,
+    /// The first access that was wrong since it was last asked for, if that is checked.
+    misused: Option<Misused>,
+}
+
+/// An access to VRAM that no driver lets a job do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Misused {
+    /// Virtual address that it began at.
+    pub(crate) address: u64,
+    /// What the job wanted to do.
+    pub(crate) access: FaultAccess,
+    /// What is wrong.
+    pub(crate) misuse: Misuse,
 }
 
 /// An address space.
@@ -68,6 +82,7 @@ impl AddressSpace {
             root,
             tlb: Tlb::new(),
             counts: MmuCounts::default(),
+            misused: None,
         });
         self.gate.first(|content| *content = Some(active));
     }
@@ -132,6 +147,14 @@ impl Space<'_> {
             _ => MmuCounts::default(),
         }
     }
+
+    /// The first access that was wrong since this was last asked for.
+    pub(crate) fn take_misused(&self) -> Option<Misused> {
+        match self.inside.borrow_mut().content() {
+            Some(Some(active)) => active.misused.take(),
+            _ => None,
+        }
+    }
 }
 
 #[allow(clippy::cast_possible_truncation)] // It is 3.
@@ -150,6 +173,7 @@ impl Active {
             && let Ok(slice) = reach(memory, &cached, address, len, access)
         {
             self.counts.tlb_hits += 1;
+            self.judge(memory, &cached, address, slice.len(), access);
             return Ok(slice);
         }
         // What is kept may be older than what the driver has added to the table since.
@@ -162,7 +186,31 @@ impl Active {
             memory.background.vram_used(offset, cached.bytes);
         }
         self.tlb.insert(cached);
+        self.judge(memory, &cached, address, slice.len(), access);
         Ok(slice)
+    }
+
+    /// Remembers an access if the driver should not have let it happen.
+    fn judge(
+        &mut self,
+        memory: Memory<'_>,
+        cached: &Cached,
+        address: u64,
+        len: usize,
+        access: FaultAccess,
+    ) {
+        if let Some(usage) = memory.usage
+            && let Place::Vram(offset) = cached.place(address)
+            && self.misused.is_none()
+        {
+            let reads = access != FaultAccess::FAULT_WRITE;
+            let misuse = usage.judge(offset, len as u64, reads);
+            self.misused = misuse.map(|misuse| Misused {
+                address,
+                access,
+                misuse,
+            });
+        }
     }
 }
 
@@ -252,6 +300,7 @@ mod tests {
                 view: &view,
                 vram: &self.vram,
                 background: &self.background,
+                usage: None,
             };
             let space = self.space.enter();
             let slice = space.slice(memory, address, 64 << 20, access)?;

@@ -6,6 +6,7 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::queue::FenceRecord;
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Device};
+use hmmgpu_telemetry::CheckMode;
 
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const MIB: u64 = 1 << 20;
@@ -16,9 +17,14 @@ pub(crate) const VRAM: u64 = 64 * MIB;
 pub(crate) type Mock = Driver<Arc<Device>>;
 
 pub(crate) fn device() -> Arc<Device> {
+    device_checking(Config::default().check)
+}
+
+pub(crate) fn device_checking(check: CheckMode) -> Arc<Device> {
     let config = Config {
         vram_bytes: VRAM,
         copy_queues: 2,
+        check,
         ..Config::default()
     };
     Arc::new(Device::new(config).expect("device"))

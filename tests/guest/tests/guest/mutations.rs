@@ -17,7 +17,7 @@ use crate::guest::Guest;
 use crate::trial;
 
 const MACHINE: Machine = Machine {
-    check: CheckMode::Full,
+    check: CheckMode::Folio,
     mutations: true,
     ..Machine::SMALL
 };
@@ -25,7 +25,7 @@ const MACHINE: Machine = Machine {
 const STEPS: &[Step] = &[Step {
     name: "mutations",
     command: "hmmgpu-mutations none double-alloc overlap copy-freed short-copy no-alloc free-order \
-              no-split double-free stale leak none",
+              no-split double-free stale keep-entry leak none",
     limit: 120,
 }];
 
@@ -40,6 +40,7 @@ const MISTAKES: &[(&str, CheckKind)] = &[
     ("no-split", CheckKind::FreeOrder),
     ("double-free", CheckKind::DoubleFree),
     ("stale", CheckKind::UseAfterFree),
+    ("keep-entry", CheckKind::UseAfterFree),
     ("leak", CheckKind::Leak),
 ];
 

@@ -1,5 +1,6 @@
 //! Compute engines: jobs on memory behind page tables.
 
+mod checked;
 mod faults;
 mod invalidate;
 mod jobs;

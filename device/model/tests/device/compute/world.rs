@@ -60,7 +60,11 @@ fn queue(device: &Arc<Device>, base: u64, queue: u32, vector: u32) -> Mock {
 
 /// A world with `bytes` of RAM, and its queues.
 pub(crate) fn world(bytes: u64, fault_ring_log2: u32) -> (World, Queues) {
-    let device = device();
+    world_of(device(), bytes, fault_ring_log2)
+}
+
+/// The same of this device.
+pub(crate) fn world_of(device: Arc<Device>, bytes: u64, fault_ring_log2: u32) -> (World, Queues) {
     let ram = GuestRam::new(RAM_BASE, usize::try_from(bytes).expect("size")).expect("guest RAM");
     device
         .dma_map(ram.mapping(0, bytes, true).expect("mapping"))
@@ -177,6 +181,11 @@ impl Process {
             };
             self.map(address + offset, to, ALL);
         }
+    }
+
+    /// Clears an entry of 2 MiB.
+    pub(crate) fn unmap_large(&mut self, address: u64) {
+        self.tables.set(&self.ram, address, 1, 0);
     }
 
     /// Clears an entry of 4 KiB.
