@@ -10,8 +10,8 @@
 
 #include "context.h"
 
-/* A job that is under way may take so long before the device does not sleep. */
-#define HMMGPU_SUSPEND_JOBS_S	10
+/* What is under way may take so long; then the device does not sleep. */
+#define HMMGPU_SUSPEND_WAIT_S	10
 
 /*
  * The bus is about to reset it. There is no time to bring anything home: what is in
@@ -40,10 +40,8 @@ const struct pci_error_handlers hmmgpu_err_handlers = {
  * Jobs end by themselves: whose memory they work on is frozen, but the threads that
  * serve their faults are not. What a reset would end is not started again by anyone.
  */
-static int hmmgpu_finish_jobs(struct hmmgpu_device *hdev)
+static int hmmgpu_finish_jobs(struct hmmgpu_device *hdev, unsigned long end)
 {
-	unsigned long end = jiffies + HMMGPU_SUSPEND_JOBS_S * HZ;
-
 	for (;;) {
 		bool pending = false;
 		unsigned int i;
@@ -61,7 +59,7 @@ static int hmmgpu_finish_jobs(struct hmmgpu_device *hdev)
 		if (time_after(jiffies, end)) {
 			dev_notice(hdev->dev,
 				   "does not sleep: jobs are under way for %u s\n",
-				   HMMGPU_SUSPEND_JOBS_S);
+				   HMMGPU_SUSPEND_WAIT_S);
 			return -EBUSY;
 		}
 		/* The interrupt of a fault may be lost. */
@@ -71,11 +69,11 @@ static int hmmgpu_finish_jobs(struct hmmgpu_device *hdev)
 }
 
 /* What a reset took before is not missed: it could not be brought home ever. */
-static int hmmgpu_empty(struct hmmgpu_device *hdev)
+static int hmmgpu_empty(struct hmmgpu_device *hdev, unsigned long end)
 {
 	int ret;
 
-	ret = hmmgpu_finish_jobs(hdev);
+	ret = hmmgpu_finish_jobs(hdev, end);
 	if (ret || hdev->lost)
 		return ret;
 	ret = hmmgpu_evict_all(hdev, false);
@@ -86,19 +84,29 @@ static int hmmgpu_empty(struct hmmgpu_device *hdev)
 	return ret;
 }
 
-/*
- * Everything comes home, for a device without power has no VRAM. No process runs
- * any more, and none was frozen where it holds the gate; it is only tried for
- * because a kernel thread may hold it for a moment, and sleep has to wait then.
- */
+/* No process runs any more, but works may hold the gate for a while. */
+static bool hmmgpu_close_gate(struct hmmgpu_device *hdev, unsigned long end)
+{
+	while (!down_write_trylock(&hdev->gate)) {
+		if (time_after(jiffies, end)) {
+			dev_notice(hdev->dev, "does not sleep: it is in use\n");
+			return false;
+		}
+		usleep_range(1000, 2000);
+	}
+	return true;
+}
+
+/* Everything comes home, for a device without power has no VRAM. */
 static int hmmgpu_suspend(struct device *dev)
 {
 	struct hmmgpu_device *hdev = dev_get_drvdata(dev);
+	unsigned long end = jiffies + HMMGPU_SUSPEND_WAIT_S * HZ;
 	int ret = -EBUSY;
 
 	hmmgpu_recover_hold(hdev);
-	if (down_write_trylock(&hdev->gate)) {
-		ret = hmmgpu_empty(hdev);
+	if (hmmgpu_close_gate(hdev, end)) {
+		ret = hmmgpu_empty(hdev, end);
 		if (!ret)
 			hmmgpu_device_park(hdev);
 		up_write(&hdev->gate);

@@ -102,8 +102,7 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::NOENT | Errno::NXIO | Errno::NODEV))
 }
 
-/// A port for output. What was written is with the host, or will be, even if the machine is
-/// suspended meanwhile.
+/// A port for output, which goes on when the machine was suspended.
 #[derive(Debug)]
 pub(crate) struct Port {
     name: &'static str,
