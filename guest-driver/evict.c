@@ -14,6 +14,8 @@
 
 /* Rounds without progress before pages are taken that no living mm maps. */
 #define HMMGPU_EVICT_PATIENCE	5
+/* Rounds without progress, but with copies that failed, before what is left is lost. */
+#define HMMGPU_EVICT_HOPELESS	3
 #define HMMGPU_EVICT_WARN_S	10
 /* Rounds on request: faults of the GPU may send back what has come home. */
 #define HMMGPU_EVICT_ROUNDS	40
@@ -285,7 +287,7 @@ int hmmgpu_evict_all(struct hmmgpu_device *hdev, bool removal)
 		if (hdev->lost && !removal)
 			return -ENODEV;
 		idle++;
-		if (removal && ev.failed && idle > HMMGPU_EVICT_PATIENCE + 1)
+		if (removal && ev.failed && idle >= HMMGPU_EVICT_HOPELESS)
 			hmmgpu_device_lose(hdev, hdev->epoch,
 					   "memory cannot be copied home");
 		msleep(min(10 * idle, 500U));
