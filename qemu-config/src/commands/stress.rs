@@ -164,7 +164,14 @@ impl Stress<'_> {
         let begun = Instant::now();
         let mut from = (1, 0);
         while let Some(plan) = group.plan(self.seed, from, time, begun.elapsed()) {
-            let tested = self.guest(group, plan)?;
+            let tested = match self.guest(group, plan) {
+                Err(Error::Vm(VmError::Failed(failure))) if !self.run.tests.is_empty() => {
+                    // This guest did not get as far as a scenario: what others did stays.
+                    self.run.incomplete = Some(failure.kind.to_string());
+                    return Ok(Some(failure));
+                }
+                tested => tested?,
+            };
             let failed = tested.run.tests.last().cloned();
             let number = tested.run.tests.len();
             self.guests.push(Guest {

@@ -84,9 +84,16 @@ impl Sockets {
     }
 }
 
-/// Words that every guest gets: the console that is logged, and a kernel that ends at once when
-/// it is broken, instead of hanging.
-pub const BASE_KERNEL_ARGS: &[&str] = &["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic"];
+/// Words that every guest gets: the console that is logged, a kernel that ends at once when it is
+/// broken, instead of hanging, and no test of the timer's interrupt, which fails on a host that is
+/// busy and leaves a guest without interrupts (other hypervisors' guests switch it off themselves).
+pub const BASE_KERNEL_ARGS: &[&str] = &[
+    "console=ttyS0",
+    "loglevel=5",
+    "panic=-1",
+    "oops=panic",
+    "no_timer_check",
+];
 
 /// The kernel's command line: the base, no zeroing if so wished and under TCG, and what was
 /// added. An added word replaces an earlier one of the same key, except for `console`, of which
@@ -307,7 +314,7 @@ mod tests {
             "-initrd",
             "/vm/initrd",
             "-append",
-            "console=ttyS0 loglevel=5 panic=-1 oops=panic init_on_alloc=0 transparent_hugepage=always",
+            "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check init_on_alloc=0 transparent_hugepage=always",
             "-chardev",
             "socket,id=qmp,path=/vm/qmp",
             "-chardev",
@@ -472,6 +479,7 @@ mod tests {
                 "console=ttyS0",
                 "panic=-1",
                 "oops=panic",
+                "no_timer_check",
                 "console=tty0",
                 "loglevel=8"
             ]

@@ -138,6 +138,11 @@ const PROGRAMS: &[Program] = &[
         main: upstream::remove_migration_pmd::main,
     },
     Program {
+        name: "upstream-soft-dirty",
+        about: "Show a mistake of the kernel's: writes to pages that were on the device go unnoticed",
+        main: upstream::soft_dirty::main,
+    },
+    Program {
         name: hmmgpu_guest_protocol::stress::PROGRAM,
         about: "Make one kind of trouble while migrations are in flight; verify every byte",
         main: stress::main,

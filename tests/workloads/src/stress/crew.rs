@@ -373,6 +373,7 @@ impl<'a> Mover<'a> {
         let Some((device, gpu)) = &self.open else {
             return Ok(());
         };
+        let _requests = self.frame.requests();
         if self.rng.one_in(6) {
             job(self.frame, gpu, &range)?;
         } else {

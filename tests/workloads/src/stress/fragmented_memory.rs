@@ -3,18 +3,20 @@
 //! What goes home has to do so as single pages: a fault comes back twice, a request splits what is
 //! in VRAM (`migrate_vma_split_unmapped_folio()`, the driver's `folio_split`). On a kernel that can
 //! make allocations fail every other one of that size does; on any other, one page that cannot move
-//! stays in each block of 2 MiB.
+//! stays in each block of 2 MiB. Some folios of 2 MiB are in VRAM before that.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use hmmgpu_contract::desc::FALLBACK_NO_MEMORY;
 
-use super::crew::{USUAL, usual};
+use super::crew::{USUAL, addresses, to_device, to_system, usual};
+use super::fallbacks::Fallbacks;
 use super::frame::Frame;
 use super::system::{Setting, pause};
-use super::tally::{Trouble, trouble};
+use super::tally::{Figure, Trouble, trouble};
 use crate::pagemap;
+use crate::region::{Backing, Region};
 use crate::sys::memory::{Advice, Memory, UNIT, UNIT_PAGES};
 
 pub(super) const TROUBLES: &[Trouble] = &[trouble("fallback")];
@@ -32,8 +34,18 @@ const FAILURES: &[(&str, &str)] = &[
 ];
 /// Memory that is broken up at a time.
 const CHUNK: usize = 64 << 20;
+/// Far from the memory of workers.
+const ARENA: usize = 0x2c00_0000_0000;
+/// Folios of 2 MiB that are in VRAM before memory has no room for them.
+const LARGE: usize = 8;
 
 pub(super) fn run(frame: &Frame) -> Result<()> {
+    let device = frame.device()?;
+    let mut large = Region::new(ARENA, LARGE * UNIT_PAGES, Backing::Huge)?;
+    let all = 0..large.len();
+    large.overwrite(all.clone(), frame.rng(200).next());
+    let there = addresses(&large, &all);
+    to_device(frame, &device, &there)?;
     let (_failures, _fragments);
     if Path::new(FAIL).exists() {
         let settings = FAILURES.iter().map(|(name, value)| {
@@ -47,20 +59,18 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     } else {
         _fragments = fragments()?;
     }
-    let device = frame.device()?;
-    let fallbacks =
-        || -> Result<u64> { Ok(device.stats()?.fallbacks[usize::from(FALLBACK_NO_MEMORY)]) };
-    let watch = || {
-        while frame.running() {
-            let (before, count) = (frame.tally.moment(), fallbacks()?);
-            pause(20);
-            if fallbacks()? > count {
-                frame.tally.happened("fallback", before, 0);
-            }
+    let fallbacks = Fallbacks::new(frame, &device, FALLBACK_NO_MEMORY)?;
+    let home = || {
+        for start in there.clone().step_by(UNIT) {
+            pause(200);
+            to_system(frame, &device, &(start..start + UNIT))?;
         }
         Ok(())
     };
-    USUAL.race(frame, usual, &[&watch])
+    USUAL.race(frame, usual, &[&|| fallbacks.watch(), &home])?;
+    let compared = large.verify(all)?;
+    frame.tally.add(Figure::Verified, compared);
+    Ok(())
 }
 
 /// Memory of which each block of 2 MiB holds a page that cannot be moved, and is free otherwise.

@@ -6,9 +6,9 @@
 
 use anyhow::Result;
 
-use super::crew::{USUAL, addresses, to_device, usual};
+use super::crew::{USUAL, Worker, addresses, to_device};
+use super::fallbacks::Fallbacks;
 use super::frame::Frame;
-use super::system::pause;
 use super::tally::{Figure, Trouble, trouble};
 use crate::region::{Backing, Region};
 use crate::sys::memory::{PAGE, UNIT_PAGES};
@@ -29,20 +29,20 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     for unit in all.clone().step_by(UNIT_PAGES) {
         holder.drop_content(unit + 1..unit + UNIT_PAGES)?;
     }
-    let fallbacks =
-        || -> Result<u64> { Ok(device.stats()?.fallbacks[usize::from(FALLBACK_NO_VRAM)]) };
-    let watch = || {
-        while frame.running() {
-            let (before, count) = (frame.tally.moment(), fallbacks()?);
-            pause(20);
-            if fallbacks()? > count {
-                frame.tally.happened("fallback", before, 0);
-            }
-        }
-        Ok(())
-    };
-    USUAL.race(frame, usual, &[&watch])?;
+    let fallbacks = Fallbacks::new(frame, &device, FALLBACK_NO_VRAM)?;
+    USUAL.race(frame, operation, &[&|| fallbacks.watch()])?;
     let compared = holder.verify(all)?;
     frame.tally.add(Figure::Verified, compared);
     Ok(())
+}
+
+/// What went to the device as single pages came home as such: now and then memory is made anew.
+fn operation(worker: &mut Worker<'_>) -> Result<()> {
+    if worker.rng.one_in(4) {
+        let region = worker.any_region();
+        let all = 0..worker.regions[region].len();
+        worker.regions[region].drop_content(all.clone())?;
+        return worker.write(region, all);
+    }
+    worker.usual()
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, ensure};
 use hmmgpu_guest_protocol::runner::{ASKS, HostRequest};
@@ -56,6 +57,8 @@ pub(super) struct Frame {
     work: Duration,
     /// The device may be away for a while.
     absent: AtomicBool,
+    /// Held, to be shared, by whoever of this process makes requests.
+    requests: RwLock<()>,
     /// What is counted.
     pub(super) tally: Tally,
     // Put back when the scenario ends.
@@ -81,6 +84,7 @@ impl Frame {
             begun: Instant::now(),
             work,
             absent: AtomicBool::new(false),
+            requests: RwLock::default(),
             tally: Tally::new(troubles).context("cannot share memory with children")?,
             controls,
         })
@@ -125,6 +129,18 @@ impl Frame {
     /// Whether the device may be away.
     pub(super) fn may_be_absent(&self) -> bool {
         self.absent.load(Ordering::SeqCst)
+    }
+
+    /// Lets a thread of this process make requests until the guard is dropped.
+    pub(super) fn requests(&self) -> RwLockReadGuard<'_, ()> {
+        self.requests.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no request is under way, and keeps new ones back until the guard is dropped.
+    pub(super) fn no_requests(&self) -> RwLockWriteGuard<'_, ()> {
+        self.requests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for something that happens soon.

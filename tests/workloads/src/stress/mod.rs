@@ -8,6 +8,7 @@ mod collapse;
 mod cpu_hotplug;
 mod crew;
 mod direct_io;
+mod fallbacks;
 mod few_address_bits;
 mod fork_storm;
 mod fragmented_memory;

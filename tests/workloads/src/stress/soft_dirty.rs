@@ -4,6 +4,9 @@
 //! was written has to survive each way to the device and back (`pte_swp_mksoft_dirty()`,
 //! `pmd_swp_mksoft_dirty()`). A page that was written and does not say so is lost to whoever
 //! copies a running process.
+//!
+//! Of a page that is away while all is forgotten the kernel misses the next writes
+//! (`tests/scenarios/upstream/soft-dirty.md`), so all is brought home first.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -74,6 +77,8 @@ fn operation(worker: &mut Worker<'_>, dirty: &Mutex<HashSet<usize>>) -> Result<(
     match worker.rng.below(8) {
         0 => {
             let before = worker.frame.tally.moment();
+            let _home = worker.frame.no_requests();
+            worker.verify_all()?;
             write(CLEAR, SOFT_DIRTY)?;
             lock(dirty).clear();
             worker.frame.tally.happened("clear", before, 0);

@@ -3,3 +3,4 @@
 
 mod kernel_log;
 pub(crate) mod remove_migration_pmd;
+pub(crate) mod soft_dirty;
