@@ -101,10 +101,29 @@ impl Usage {
     }
 
     /// What is wrong with an access, if anything is: of what is wrong first, how much.
+    #[inline]
     pub(crate) fn judge(&self, address: u64, bytes: u64, reads: bool) -> Option<Misuse> {
-        if !self.noted.load(Ordering::Acquire) {
+        if !self.noted.load(Ordering::Acquire) || self.is_one_good_page(address, bytes, reads) {
             return None;
         }
+        self.judge_all(address, bytes, reads)
+    }
+
+    /// Nearly all accesses are: those to words here and there at least, for which time counts.
+    #[inline]
+    fn is_one_good_page(&self, address: u64, bytes: u64, reads: bool) -> bool {
+        let page = address >> PAGE_SHIFT;
+        let word = usize::try_from(page / WORD).ok();
+        let Some(word) = word.and_then(|word| self.words.get(word)) else {
+            return false;
+        };
+        let bit = 1 << (page % WORD);
+        address.saturating_add(bytes) <= (page + 1) << PAGE_SHIFT
+            && word.used.load(Ordering::Acquire) & bit != 0
+            && (!reads || word.written.load(Ordering::Acquire) & bit != 0)
+    }
+
+    fn judge_all(&self, address: u64, bytes: u64, reads: bool) -> Option<Misuse> {
         let mut found: Option<Misuse> = None;
         for (word, page, bits) in self.words(address, bytes) {
             let free = bits & !word.used.load(Ordering::Acquire);
