@@ -369,7 +369,10 @@ fn tell_step(event: &VmEvent<'_>, ui: &Ui) {
         VmEvent::Guest(Event::Booted { kernel, uptime, .. }) => {
             tracing::info!("Linux {kernel} reached user space in {uptime:.1} s");
         }
-        VmEvent::ServerStarted { .. } | VmEvent::QemuStarted { .. } | VmEvent::Guest(_) => {}
+        VmEvent::ServerStarted { .. }
+        | VmEvent::QemuStarted { .. }
+        | VmEvent::Failing(_)
+        | VmEvent::Guest(_) => {}
     }
 }
 

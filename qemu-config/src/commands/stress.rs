@@ -1,7 +1,7 @@
 //! `hmmgpu stress`: scenarios in guests, one after the other.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use super::output::Output;
 use super::tester::{self, Tested, Text, began, lock};
 use super::{Error, console_sink, vm_options};
 use crate::cli::StressArgs;
-use crate::control::{Connection, ControlError, PATIENCE};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::progress::Ui;
@@ -25,17 +24,13 @@ use crate::stress::{device, machine, repeat};
 use crate::testing::record::Record;
 use crate::testing::result::{Run, Test};
 use crate::testing::tap;
-use crate::views::events;
-use crate::vm::{Failure, LineSink, Order, Remote, Vm, VmError, VmEvent};
+use crate::vm::{Failure, FailureKind, LineSink, Order, Remote, Vm, VmError, VmEvent};
 
 /// A guest that says nothing for so long beyond a scenario's own limit is stuck as a whole.
 const SILENCE: Duration = Duration::from_secs(90);
 
 /// How often a guest is looked at that may be silent, and one woken that may sleep.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Events of a device that are told after a failure.
-const EVENTS: usize = 40;
 
 pub(super) fn stress(args: &StressArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     if args.list {
@@ -139,6 +134,8 @@ struct Told {
     wake: bool,
     /// What the devices said of themselves after each failure, in order.
     said: Vec<Vec<String>>,
+    /// What they said when the guest was lost.
+    last_words: Vec<String>,
 }
 
 struct Stress<'a> {
@@ -251,10 +248,16 @@ impl Stress<'_> {
             told: Arc::clone(&self.told),
         };
         let told = Arc::clone(&self.told);
-        let observe = move |event: &VmEvent<'_>| {
-            if let VmEvent::ServerStarted { control, .. } = event {
+        let observe = move |event: &VmEvent<'_>| match event {
+            VmEvent::ServerStarted { control, .. } => {
                 lock(&told).devices.push((*control).to_owned());
             }
+            VmEvent::Failing(FailureKind::Lost(_) | FailureKind::Guest(_)) => {
+                let devices = lock(&told).devices.clone();
+                let said = device::ask(&devices);
+                lock(&told).last_words = said;
+            }
+            _ => {}
         };
         let (ended, end) = bounded::<()>(0);
         let told = Arc::clone(&self.told);
@@ -283,14 +286,24 @@ impl Stress<'_> {
 
     /// Adds what came of a guest to all that came before.
     fn take(&mut self, run: Run, cut_off: Option<&TestEnd>) -> Result<(), Error> {
+        let (mut said, last_words) = {
+            let mut told = lock(&self.told);
+            let said = std::mem::take(&mut told.said);
+            (said, std::mem::take(&mut told.last_words))
+        };
+        let mut lines = Vec::new();
         if let Some(end) = cut_off {
-            let mut lines = tap::test(self.run.tests.len() + run.tests.len(), end);
-            lines.extend(tap::more([repeated(self.seed, end)]));
-            for line in lines {
-                self.print(&line)?;
-            }
+            lines.extend(tap::test(self.run.tests.len() + run.tests.len(), end));
+            lines.extend(tap::more(after_failure(&last_words, self.seed, end)));
+            // The test that the guest was lost in is the last one that failed.
+            said.push(last_words);
+        } else if !last_words.is_empty() {
+            lines.extend(tap::more(device::told(&last_words)));
         }
-        let mut said = std::mem::take(&mut lock(&self.told).said).into_iter();
+        for line in lines {
+            self.print(&line)?;
+        }
+        let mut said = said.into_iter();
         for mut test in run.tests {
             let round = test.round.unwrap_or(1);
             test.round = Some(round);
@@ -349,7 +362,10 @@ impl Teller {
                 lock(&self.told).wake = false;
                 let mut lines = tap::test(self.before + record.ended(), end);
                 if end.result == TestResult::Fail {
-                    lines.extend(tap::more(self.after_failure(end)));
+                    let devices = lock(&self.told).devices.clone();
+                    let said = device::ask(&devices);
+                    lines.extend(tap::more(after_failure(&said, self.seed, end)));
+                    lock(&self.told).said.push(said);
                 }
                 lines
             }
@@ -370,39 +386,14 @@ impl Teller {
         }
         Ok(())
     }
-
-    /// What the devices say, and how to do it again.
-    fn after_failure(&self, end: &TestEnd) -> Vec<String> {
-        let devices = lock(&self.told).devices.clone();
-        let mut said = Vec::new();
-        for path in devices {
-            match device_says(&path) {
-                Ok(lines) => said.extend(lines),
-                Err(error) => said.push(error.to_string()),
-            }
-        }
-        let mut lines = vec!["the device says:".to_owned()];
-        lines.extend(said.iter().map(|line| format!("| {line}")));
-        lines.push(repeated(self.seed, end));
-        lock(&self.told).said.push(said);
-        lines
-    }
 }
 
-/// How a device is, and its last events.
-fn device_says(control: &Path) -> Result<Vec<String>, ControlError> {
-    let mut connection = Connection::open(control, PATIENCE)?;
-    let snapshot = connection.snapshot(false)?;
-    let events = connection.events(EVENTS)?;
-    let mut lines = device::lines(&snapshot);
-    let events = events::lines(&events, snapshot.started_ns);
-    lines.extend(events.lines().map(str::to_owned));
-    Ok(lines)
-}
-
-fn repeated(seed: u32, end: &TestEnd) -> String {
+/// What the devices have said, and how to do it again.
+fn after_failure(said: &[String], seed: u32, end: &TestEnd) -> Vec<String> {
+    let mut lines = device::told(said);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let seed = seed_of_round(seed, end.round);
     let command = repeat::command(&arguments, &end.name, seed);
-    format!("to repeat it: {command}")
+    lines.push(format!("to repeat it: {command}"));
+    lines
 }

@@ -11,7 +11,7 @@ use hmmgpu_guest_protocol::{Event, Job};
 use super::{Error, tell_step};
 use crate::lines::{LineTail, Lines};
 use crate::progress::Ui;
-use crate::testing::record::{Ending, Record};
+use crate::testing::record::{Ending, Lost, Record};
 use crate::testing::result::Run;
 use crate::testing::tap;
 use crate::text::printable;
@@ -155,7 +155,11 @@ impl Guest<'_> {
                 let why = failure.kind.to_string();
                 let telemetry = failure.telemetry.iter().map(Option::as_ref);
                 let ending = match failure.kind {
-                    FailureKind::Lost(_) | FailureKind::Guest(_) => Ending::Lost(&why),
+                    FailureKind::Lost(_) | FailureKind::Guest(_) => Ending::Lost(Lost {
+                        why: &why,
+                        console: &failure.console,
+                        messages: &failure.messages,
+                    }),
                     _ => Ending::Stopped(&why),
                 };
                 Ok(Tested {

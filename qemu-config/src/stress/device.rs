@@ -1,6 +1,45 @@
 //! What a device says of itself, as a few lines for whoever looks into a failure.
 
+use std::path::{Path, PathBuf};
+
 use hmmgpu_telemetry::snapshot::Snapshot;
+
+use crate::control::{Connection, ControlError, PATIENCE};
+use crate::views::events;
+
+/// Events that are told.
+const EVENTS: usize = 40;
+
+/// How each device is, and its last events, or why it does not say so. Their control sockets are
+/// given.
+pub fn ask(devices: &[PathBuf]) -> Vec<String> {
+    let mut said = Vec::new();
+    for control in devices {
+        match ask_one(control) {
+            Ok(lines) => said.extend(lines),
+            Err(error) => said.push(error.to_string()),
+        }
+    }
+    said
+}
+
+fn ask_one(control: &Path) -> Result<Vec<String>, ControlError> {
+    let mut connection = Connection::open(control, PATIENCE)?;
+    let snapshot = connection.snapshot(false)?;
+    let events = connection.events(EVENTS)?;
+    let mut said = lines(&snapshot);
+    let events = events::lines(&events, snapshot.started_ns);
+    said.extend(events.lines().map(str::to_owned));
+    Ok(said)
+}
+
+/// What the devices have said, below a heading.
+pub fn told(said: &[String]) -> Vec<String> {
+    let said = said.iter().map(|line| format!("| {line}"));
+    std::iter::once("the device says:".to_owned())
+        .chain(said)
+        .collect()
+}
 
 /// Whether the driver is there, what is in VRAM, what went wrong, and what each queue is at.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {

@@ -17,8 +17,19 @@ pub enum Ending<'a> {
     Runner(&'a str),
     /// It was stopped from outside, for this reason: the test that ran has no verdict.
     Stopped(&'a str),
-    /// It broke down, for this reason: the test that ran has failed.
-    Lost(&'a str),
+    /// It broke down: the test that ran has failed.
+    Lost(Lost<'a>),
+}
+
+/// What is left of a guest that broke down. What the test has printed is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost<'a> {
+    /// Why.
+    pub why: &'a str,
+    /// The last lines of its console.
+    pub console: &'a [String],
+    /// The last lines that QEMU and the device servers wrote to standard error.
+    pub messages: &'a [String],
 }
 
 /// What one guest has said so far.
@@ -112,7 +123,7 @@ impl Record {
 
     /// The test that the guest broke down in, as a failure.
     pub fn cut_off(&self, ending: Ending<'_>) -> Option<TestEnd> {
-        let Ending::Lost(why) = ending else {
+        let Ending::Lost(lost) = ending else {
             return None;
         };
         let (round, name, begun) = self.current.as_ref()?;
@@ -120,12 +131,12 @@ impl Record {
             round: *round,
             name: name.clone(),
             result: TestResult::Fail,
-            reason: why.to_owned(),
+            reason: lost.why.to_owned(),
             seconds: begun.elapsed().as_secs_f64(),
             seed: None,
             counted: BTreeMap::new(),
-            output: Vec::new(),
-            kernel_log: Vec::new(),
+            output: lost.messages.to_vec(),
+            kernel_log: lost.console.to_vec(),
             kernel_warned: false,
         })
     }
@@ -135,7 +146,7 @@ impl Record {
         let incomplete = match ending {
             Ending::Runner(_) if self.done => None,
             Ending::Runner(words) => Some(format!("the runner ended early: {words}")),
-            Ending::Stopped(why) | Ending::Lost(why) => Some(why.to_owned()),
+            Ending::Stopped(why) | Ending::Lost(Lost { why, .. }) => Some(why.to_owned()),
         };
         let mut run = Run {
             kernel_warnings,
@@ -159,6 +170,7 @@ impl Record {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::tap;
     use super::*;
 
     pub(crate) fn test_end(round: u32, name: &str, result: TestResult, seconds: f64) -> TestEnd {
@@ -244,10 +256,24 @@ pub(crate) mod tests {
             end(1, "a.p.x", TestResult::Pass, 0.1),
             began(1, "a.p.y"),
         ];
-        let run = record(1, &events).run(vec![], Ending::Lost("the VM was lost"));
+        let console = ["BUG: x".to_owned(), "Kernel panic".to_owned()];
+        let messages = ["qemu: an assertion".to_owned()];
+        let lost = Ending::Lost(Lost {
+            why: "the VM was lost",
+            console: &console,
+            messages: &messages,
+        });
+        let record = record(1, &events);
+        let run = record.run(vec![], lost);
         assert_eq!((run.passed, run.failed), (1, 1));
         assert_eq!(run.tests[1].name, "a.p.y");
         assert_eq!(run.tests[1].reason, "the VM was lost");
+        assert_eq!(run.tests[1].kernel_log, console);
+        assert_eq!(run.tests[1].output, messages);
+        let told = tap::test(2, &record.cut_off(lost).expect("a test ran")).join("\n");
+        for line in ["the VM was lost", "| Kernel panic", "qemu: an assertion"] {
+            assert!(told.contains(line), "{told}");
+        }
         assert_eq!(run.tests[1].round, None, "there is only one loop");
         assert_eq!(run.incomplete.as_deref(), Some("the VM was lost"));
     }

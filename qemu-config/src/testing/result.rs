@@ -62,10 +62,12 @@ pub struct Test {
     /// Why it was skipped, or why there is no verdict of its own.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The first and the last lines that it printed, if it failed.
+    /// The first and the last lines that it printed, if it failed; where its guest was lost, those
+    /// that QEMU and the device servers did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
-    /// What the kernel said meanwhile, if it failed or the kernel warned.
+    /// What the kernel said meanwhile, if it failed or the kernel warned; where its guest was lost,
+    /// the last lines of the console.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernel_log: Vec<String>,
     /// The seed that repeats it, where it has one.

@@ -34,8 +34,8 @@ const KERNEL_INSIDE: &str = "/tmp/vmlinuz";
 /// In the folder of each GPU.
 const DEVICE_SOCKET: &str = "socket";
 const TELEMETRY: &str = "telemetry.json";
-/// Lines of the console that are kept.
-const CONSOLE_LINES: usize = 60;
+/// Lines of the console that are kept: a report of the kernel's, and the panic after it.
+const CONSOLE_LINES: usize = 120;
 /// Time for the device server to listen.
 const SERVER_START_TIME: Duration = Duration::from_secs(30);
 /// Time for the device server to write its telemetry.
@@ -211,6 +211,9 @@ impl<'a> Attempt<'a> {
         }
         if let Some(remote) = &io.remote {
             remote.listen(None);
+        }
+        if let Err(Stop::Kind(kind)) = &result {
+            io.tell(&VmEvent::Failing(kind));
         }
         let outcome = self.finish(folder.path(), result)?;
         for (gpu, snapshot) in (0..).zip(&outcome.telemetry) {

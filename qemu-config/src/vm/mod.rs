@@ -193,6 +193,9 @@ pub enum VmEvent<'a> {
     },
     /// The guest's init says something.
     Guest(&'a Event),
+    /// It ends without a result, and nothing is stopped yet: device servers that run can still be
+    /// asked.
+    Failing(&'a FailureKind),
 }
 
 /// What a guest ran on; part of every result.

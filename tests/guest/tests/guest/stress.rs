@@ -25,6 +25,7 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
             "unplug_is_skipped_where_qemu_aborts",
             unplug_is_skipped_where_qemu_aborts,
         ),
+        add("a_lost_guest_is_told_of", a_lost_guest_is_told_of),
     ]
 }
 
@@ -74,6 +75,65 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
     }
     for line in ["1..4", "# seed 5"] {
         ensure!(finished.stdout.lines().any(|l| l == line), "no '{line}'");
+    }
+    Ok(())
+}
+
+/// A guest whose kernel panics in a scenario: what it said last is told with that, and what the device
+/// did.
+fn a_lost_guest_is_told_of(program: &Program) -> Result<()> {
+    let runtime = short_folder()?;
+    let results = tempfile::tempdir()?;
+    let json = results.path().join("result.json");
+    let json = json.to_str().context("the path is no text")?;
+    let arguments = [
+        "stress",
+        "--scenario",
+        "out-of-memory",
+        "--seed",
+        "9",
+        // It is about what this kernel panics at.
+        "--kernel-arg",
+        "sysctl.vm.panic_on_oom=2",
+        "--vram",
+        "128M",
+        "--json",
+        json,
+    ];
+    let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
+    finished.expect_code(hmmgpu::exit::NEGATIVE.into())?;
+    leftovers::nothing_in(runtime.path())?;
+    let text = std::fs::read_to_string(json).context("no result")?;
+    let result: Value = serde_json::from_str(&text).context("the result is no JSON")?;
+    ensure!(result["passed"] == 0 && result["failed"] == 1, "{text}");
+    let lost = &result["tests"][0];
+    let reason = lost["reason"].as_str().context("no reason")?;
+    ensure!(reason.contains("Kernel panic"), "{reason}");
+    let has = |key: &str, word: &str| {
+        let lines = lost[key].as_array().into_iter().flatten();
+        let mut lines = lines.filter_map(Value::as_str);
+        ensure!(lines.any(|line| line.contains(word)), "no '{word}': {lost}");
+        Ok(())
+    };
+    has("kernel_log", "panic_on_oom is enabled")?;
+    has("kernel_log", "Call Trace")?;
+    // How it is, and what it did last.
+    has("devices", "checker of VRAM: folio")?;
+    has("devices", "copy 0 ")?;
+    for line in [
+        "#   | ",
+        "#   the device says:",
+        "#   to repeat it: hmmgpu stress --scenario out-of-memory --seed 9",
+    ] {
+        let mut lines = finished.stdout.lines();
+        ensure!(
+            lines.any(|told| told.starts_with(line)),
+            "no '{line}': {}",
+            finished.stdout
+        );
+    }
+    for word in ["panic_on_oom is enabled", "checker of VRAM: folio"] {
+        ensure!(finished.stdout.contains(word), "no '{word}'");
     }
     Ok(())
 }
