@@ -404,7 +404,7 @@ fn any_range(rng: &mut Rng, places: &[Range<usize>]) -> Range<usize> {
 /// Reads some memory by the mirror. Memory that is not mapped, or may not be read, ends the job
 /// with EFAULT; its sum means nothing, because workers write meanwhile.
 fn job(frame: &Frame, gpu: &Gpu, range: &Range<usize>) -> Result<()> {
-    frame.tally.add(Figure::Begun, 1);
+    frame.begin();
     let report = gpu.attempt(Command::Checksum {
         src: range.start as u64,
         words: (range.len().min(UNIT) / 8) as u64,
@@ -420,7 +420,7 @@ fn job(frame: &Frame, gpu: &Gpu, range: &Range<usize>) -> Result<()> {
 
 /// Requests a range to the device. That VRAM is full is a clean answer.
 pub(super) fn to_device(frame: &Frame, device: &Device, range: &Range<usize>) -> Result<()> {
-    frame.tally.add(Figure::Begun, 1);
+    frame.begin();
     let outcome = device.to_device_raw(request(range));
     frame.tally.add(Figure::Ended, 1);
     take(frame, Figure::ToDevice, outcome, "MIGRATE_TO_DEVICE")
@@ -428,7 +428,7 @@ pub(super) fn to_device(frame: &Frame, device: &Device, range: &Range<usize>) ->
 
 /// Requests a range home. That memory is full is a clean answer.
 pub(super) fn to_system(frame: &Frame, device: &Device, range: &Range<usize>) -> Result<()> {
-    frame.tally.add(Figure::Begun, 1);
+    frame.begin();
     let outcome = device.to_system_raw(request(range));
     frame.tally.add(Figure::Ended, 1);
     take(frame, Figure::ToSystem, outcome, "MIGRATE_TO_SYSTEM")

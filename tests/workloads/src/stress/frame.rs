@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, ensure};
@@ -59,6 +59,8 @@ pub(super) struct Frame {
     absent: AtomicBool,
     /// Held, to be shared, by whoever of this process makes requests.
     requests: RwLock<()>,
+    /// Requests that this process has begun, and those that it forked from had before.
+    begun_here: AtomicU64,
     /// What is counted.
     pub(super) tally: Tally,
     // Put back when the scenario ends.
@@ -85,6 +87,7 @@ impl Frame {
             work,
             absent: AtomicBool::new(false),
             requests: RwLock::default(),
+            begun_here: AtomicU64::new(0),
             tally: Tally::new(troubles).context("cannot share memory with children")?,
             controls,
         })
@@ -129,6 +132,17 @@ impl Frame {
     /// Whether the device may be away.
     pub(super) fn may_be_absent(&self) -> bool {
         self.absent.load(Ordering::SeqCst)
+    }
+
+    /// A request, or a job, begins.
+    pub(super) fn begin(&self) {
+        self.tally.add(Figure::Begun, 1);
+        self.begun_here.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Requests that this process has begun, and those that it forked from had before.
+    pub(super) fn begun_here(&self) -> u64 {
+        self.begun_here.load(Ordering::SeqCst)
     }
 
     /// Lets a thread of this process make requests until the guard is dropped.

@@ -61,7 +61,8 @@ fn end_some(frame: &Frame, rng: &mut Rng, round: usize, name: &'static str) -> R
         children.push((child.context("cannot fork")?, life));
     }
     let deadline = Instant::now() + SOON;
-    while frame.tally.get(Figure::Begun) == begun {
+    // Processes that begin when the time is over make no request any more.
+    while frame.tally.get(Figure::Begun) == begun && frame.running() {
         ensure!(Instant::now() < deadline, "no process has begun to migrate");
         std::thread::yield_now();
     }
@@ -88,12 +89,22 @@ fn end_some(frame: &Frame, rng: &mut Rng, round: usize, name: &'static str) -> R
 
 /// Works and migrates until it is killed, or ends itself in the middle of that.
 fn child(frame: &Frame, process: usize, life: Duration, exits: bool) -> i32 {
+    let inherited = frame.begun_here();
     let end = || {
-        if exits {
-            std::thread::sleep(life);
-            std::process::exit(0);
+        if !exits {
+            return Ok(());
         }
-        Ok(())
+        // However long it takes until its threads run: its life begins with its first request.
+        let deadline = Instant::now() + SOON;
+        while frame.begun_here() == inherited {
+            if !frame.running() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "it has not begun to migrate");
+            std::thread::yield_now();
+        }
+        std::thread::sleep(life);
+        std::process::exit(0);
     };
     match CREW.race_as(frame, 1, process, usual, &[&end]) {
         // The scenario's time was over before the end came.
