@@ -16,14 +16,14 @@ use anyhow::{Context, Result, bail, ensure};
 use super::crew::{Crew, Worker, lock};
 use super::frame::{Frame, skip};
 use super::system::{pause, read, write};
-use super::tally::{Trouble, to_memory, trouble};
+use super::tally::{Trouble, at_rest, to_memory, trouble};
 use crate::pagemap;
 use crate::region::{Backing, Region};
 use crate::sys::memory::{Memory, PAGE};
 
 pub(super) const TROUBLES: &[Trouble] = &[
     to_memory("pagemap"),
-    trouble("clear"),
+    at_rest("clear"),
     to_memory("dirty_pages"),
     trouble("smaps"),
 ];
@@ -76,8 +76,8 @@ fn operation(worker: &mut Worker<'_>, dirty: &Mutex<HashSet<usize>>) -> Result<(
     let range = worker.addresses(region, &pages);
     match worker.rng.below(8) {
         0 => {
-            let before = worker.frame.tally.moment();
             let _home = worker.frame.no_requests();
+            let before = worker.frame.tally.moment();
             worker.verify_all()?;
             write(CLEAR, SOFT_DIRTY)?;
             lock(dirty).clear();

@@ -1,7 +1,7 @@
 //! What a scenario has done, counted where all of its processes and threads see it.
 //!
-//! A scenario passes only if its trouble happened, and while migrations were in flight: one that
-//! tested nothing has failed.
+//! A scenario passes only if its trouble happened, and while migrations were in flight (but for what
+//! is made while none can be): one that tested nothing has failed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -49,13 +49,15 @@ pub(super) struct Trouble {
     pub(super) name: &'static str,
     /// It is made to memory: some of that has to be on the device at the time.
     pub(super) on_memory: bool,
+    /// It is made while no request is under way.
+    pub(super) at_rest: bool,
 }
 
 /// A trouble that is made to memory.
 pub(super) const fn to_memory(name: &'static str) -> Trouble {
     Trouble {
-        name,
         on_memory: true,
+        ..trouble(name)
     }
 }
 
@@ -64,6 +66,15 @@ pub(super) const fn trouble(name: &'static str) -> Trouble {
     Trouble {
         name,
         on_memory: false,
+        at_rest: false,
+    }
+}
+
+/// A trouble that is made while no request is under way.
+pub(super) const fn at_rest(name: &'static str) -> Trouble {
+    Trouble {
+        at_rest: true,
+        ..trouble(name)
     }
 }
 
@@ -172,7 +183,9 @@ impl Tally {
                 counted.insert(name, self.of(trouble.name, of).load(Ordering::SeqCst));
             };
             put(trouble.name.to_owned(), Of::Times);
-            put(format!("{}_in_flight", trouble.name), Of::InFlight);
+            if !trouble.at_rest {
+                put(format!("{}_in_flight", trouble.name), Of::InFlight);
+            }
             if trouble.on_memory {
                 put(format!("{}_pages_on_device", trouble.name), Of::OnDevice);
             }
@@ -193,7 +206,11 @@ impl Tally {
         }
         for trouble in self.troubles {
             let name = trouble.name;
-            if self.in_flight(name) == 0 {
+            if trouble.at_rest {
+                if self.of(name, Of::Times).load(Ordering::SeqCst) == 0 {
+                    bail!("nothing was tested: no {name}");
+                }
+            } else if self.in_flight(name) == 0 {
                 bail!("nothing was tested: no {name} while a migration was in flight");
             }
             if trouble.on_memory && self.of(name, Of::OnDevice).load(Ordering::SeqCst) == 0 {
@@ -235,6 +252,21 @@ mod tests {
         assert_eq!(counted["munmap_pages_on_device"], 7);
         assert_eq!(counted["freeze_in_flight"], 1);
         assert!(!counted.contains_key("freeze_pages_on_device"));
+    }
+
+    #[test]
+    fn what_is_made_at_rest_has_to_happen_and_claims_no_more() {
+        const AT_REST: &[Trouble] = &[at_rest("clear")];
+        let tally = Tally::new(AT_REST).unwrap();
+        for figure in [Figure::ToDevice, Figure::ToSystem, Figure::Verified] {
+            tally.add(figure, 1);
+        }
+        let reason = tally.prove().unwrap_err().to_string();
+        assert!(reason.contains("no clear"), "{reason}");
+        tally.happened("clear", tally.moment(), 0);
+        tally.prove().unwrap();
+        assert_eq!(tally.counted()["clear"], 1);
+        assert!(!tally.counted().contains_key("clear_in_flight"));
     }
 
     #[test]
