@@ -146,14 +146,15 @@ impl Region {
             }
         };
         if wrong != 0 {
-            let found = &words[..4];
+            let found = words[..4].iter().map(|word| format!("{word:#018x}"));
+            let found = found.collect::<Vec<_>>().join(" ");
             let expected = match content {
                 Content::Zero => 0,
                 Content::Repeated(word) | Content::RepeatedOrZero(word) => word,
                 Content::Pattern(base) | Content::PatternOrZero(base) => pattern::word(base, skip),
             };
             bail!(
-                "page {page} at {:#x}: {wrong} bytes differ; expected {content:x?}, from {expected:#018x} on; found {found:#018x?}",
+                "page {page} at {:#x}: {wrong} bytes differ; expected {content:x?}, from {expected:#018x} on; found {found}",
                 self.memory.page_address(page)
             );
         }
@@ -381,7 +382,10 @@ mod tests {
         region.write(0..64, 1).unwrap();
         region.memory.bytes_mut(9)[4095] ^= 1;
         let error = region.verify(0..64).unwrap_err().to_string();
-        assert!(error.contains("page 9"), "{error}");
+        // The verdict comes first, on one line.
+        assert!(error.starts_with("page 9 at 0x"), "{error}");
+        assert!(error.contains(": 1 bytes differ"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
         assert!(region.write(9..10, 2).is_err());
     }
 

@@ -31,8 +31,8 @@ const OUTPUT_LINES: usize = 10;
 const KERNEL_LINES: usize = 60;
 /// The same with one that is stuck.
 const BLOCKED_LINES: usize = 200;
-/// Longest line of either.
-const LINE: usize = 300;
+/// Longest line of either: a verdict on a page, and the operations before it.
+const LINE: usize = 600;
 /// Longest line that a test may print for the host to read.
 const LONGEST: usize = 8192;
 

@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use hmmgpu_uapi::Migrate;
 use rustix::io::Errno;
 
-use super::frame::Frame;
+use super::frame::{Frame, Skip};
 use super::system::{is, pause};
 use super::tally::Figure;
 use crate::device::{Device, Outcome};
@@ -112,7 +112,7 @@ impl Crew {
             for thread in threads {
                 let ended = thread
                     .join()
-                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")));
+                    .unwrap_or_else(|_| Err(anyhow!("a thread panicked")));
                 result = result.and(ended);
             }
             result
@@ -174,16 +174,20 @@ impl<'a> Worker<'a> {
         }
         let mut count = 0;
         while self.frame.running() {
-            operation(self).with_context(|| self.told(count))?;
+            operation(self).map_err(|error| self.told(count, error))?;
             count += 1;
         }
-        self.verify_all().with_context(|| self.told(count))
+        self.verify_all().map_err(|error| self.told(count, error))
     }
 
-    fn told(&self, count: u32) -> String {
-        let last: Vec<_> = self.history.iter().map(String::as_str).collect();
-        format!(
-            "worker {}, operation {count}; its last ones: {}",
+    /// What went wrong, and after it, in case that it has to be cut, what was done, the latest first.
+    fn told(&self, count: u32, error: anyhow::Error) -> anyhow::Error {
+        if error.is::<Skip>() {
+            return error;
+        }
+        let last: Vec<_> = self.history.iter().rev().map(String::as_str).collect();
+        anyhow!(
+            "{error:#}; by worker {} in operation {count}; its last ones, the latest first: {}",
             self.number,
             last.join(", ")
         )
