@@ -90,6 +90,7 @@ pub(crate) fn result(rows: Vec<Row>) -> BenchResult {
             accel: "tcg".into(),
             cpus: 2,
             revision: "v0.1.0".into(),
+            ..Environment::default()
         },
         plan: BenchPlan {
             device: "/dev/hmmgpu0".into(),

@@ -226,6 +226,8 @@ mod tests {
             result.environment.accel = "kvm\u{1b}[31m".into();
             result.environment.cpus = 4;
             result.environment.revision = "v0.2.0".into();
+            // That the other one does not say is no difference.
+            result.environment.link = Some("c2c".into());
         });
         let named: Vec<&str> = warnings
             .iter()

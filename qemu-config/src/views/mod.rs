@@ -13,7 +13,7 @@ mod units;
 mod made_up;
 
 #[cfg(test)]
-mod sample {
+pub(crate) mod sample {
     pub(crate) use super::made_up::{before, hello, now};
 
     /// The GPU as `hmmgpu smi` sees it.

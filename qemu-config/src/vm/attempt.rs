@@ -158,10 +158,16 @@ impl<'a> Attempt<'a> {
     pub(super) fn new(vm: &'a Vm, accel: Accel) -> Self {
         let (sender, messages) = unbounded();
         let (done, outputs) = unbounded();
+        let profile = &vm.options.profile;
+        let link = profile.link.as_ref();
         let environment = Environment {
             accel: accel.to_string(),
-            cpus: vm.options.profile.cpus(),
+            cpus: profile.cpus(),
             revision: REVISION.to_owned(),
+            vram_bytes: Some(profile.vram.0),
+            check: Some(profile.check),
+            link: Some(link.map_or_else(|| "off".to_owned(), ToString::to_string)),
+            inject: Some(profile.inject.iter().map(ToString::to_string).collect()),
             ..Environment::default()
         };
         Self {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job, PROTOCOL_VERSION};
 use hmmgpu_images::{ImageError, Images, ImagesOptions, Kernel, ToolRoot};
+use hmmgpu_telemetry::CheckMode;
 use hmmgpu_telemetry::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +214,18 @@ pub struct Environment {
     pub cpus: u32,
     /// Revision of hmmgpu.
     pub revision: String,
+    /// VRAM of each device, in bytes. None, here and below: an older hmmgpu did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_bytes: Option<u64>,
+    /// How closely the use of VRAM was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckMode>,
+    /// The link that was modelled, as for `--link`; `off`: as fast as the host copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// The faults that were armed in each device from the beginning, as for `--inject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<Vec<String>>,
 }
 
 /// QEMU in the tool root.
