@@ -41,6 +41,7 @@ pub(super) fn each_has_its_outcome(program: &Program) -> Result<()> {
     an_engine_that_hangs(&mut guest)?;
     a_device_that_resets(&mut guest)?;
     fences_that_are_all_lost(&mut guest)?;
+    invalidations_that_all_fail(&mut guest)?;
     a_device_that_goes(&mut guest)?;
     memory_that_cannot_be_brought_home(&mut guest)?;
     guest.running.finish(LIMIT)?.expect_code(0)
@@ -109,6 +110,27 @@ fn a_device_that_resets(guest: &mut Guest<'_>) -> Result<()> {
 fn fences_that_are_all_lost(guest: &mut Guest<'_>) -> Result<()> {
     let steps = [("owner to-device", EIO), ("owner read", ALL_RIGHT)];
     guest.with("fence:drop@every:1", FaultOutcome::Lost, &steps)?;
+    guest.steps(&ALL_WORKS)
+}
+
+/// An invalidation must not fail, for the memory is given away after it: the device is reset.
+fn invalidations_that_all_fail(guest: &mut Guest<'_>) -> Result<()> {
+    guest.steps(&[
+        ("other to-device", MOVED),
+        ("owner to-device", MOVED),
+        // From now on the GPU has translations of it.
+        ("owner job", "right"),
+    ])?;
+    let steps = [
+        ("owner home", EIO),
+        ("owner read", ALL_LOST),
+        ("owner touch", SIGBUS),
+        ("other read", ALL_LOST),
+        ("owner renew", "done"),
+        ("other renew", "done"),
+    ];
+    let fault = "fence.invalidation:fail@every:1";
+    guest.with(fault, FaultOutcome::ResetByDriver, &steps)?;
     guest.steps(&ALL_WORKS)
 }
 

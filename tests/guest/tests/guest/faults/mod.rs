@@ -97,6 +97,14 @@ fn copies_that_are_wrong(guest: &mut Guest<'_>) -> Result<()> {
     guest.step("fill", "done")?;
     let wrong = [("to-device", MOVED), ("read", "wrong 1 refused 0")];
     guest.with("copy.sys_to_dev:corrupt", Untold, &wrong)?;
+    // What is not copied is what was there before.
+    guest.step("fill", "done")?;
+    let wrong = [("to-device", MOVED), ("read", "wrong 512 refused 0")];
+    guest.with("copy.sys_to_dev:drop", Untold, &wrong)?;
+    guest.step("fill", "done")?;
+    guest.step("to-device", MOVED)?;
+    let wrong = [("home", MOVED), ("read", "wrong 512 refused 0")];
+    guest.with("copy.dev_to_sys:drop", Untold, &wrong)?;
     // Checksums: it is repeated, or an error, and never wrong.
     guest.steps(&[("parameter copy_checksum 1", "done"), ("fill", "done")])?;
     for fault in ["copy.sys_to_dev:corrupt@3", "copy.sys_to_dev:drop"] {
@@ -129,13 +137,24 @@ fn fences_and_interrupts(guest: &mut Guest<'_>) -> Result<()> {
     for fault in ["fence.copy:drop", "fence.copy:corrupt"] {
         guest.with(fault, Lost, &there_and_back)?;
     }
-    for fault in ["fence.invalidation:drop", "fence.invalidation:corrupt"] {
+    for (fault, came) in [
+        ("fence.invalidation:drop", Lost),
+        ("fence.invalidation:corrupt", Lost),
+        ("fence.invalidation:fail", Told),
+    ] {
         guest.step("job", "right")?;
-        guest.with(fault, Lost, &[("home", MOVED), ("read", ALL_RIGHT)])?;
+        guest.with(fault, came, &[("home", MOVED), ("read", ALL_RIGHT)])?;
     }
     // Interrupts are what a sleeper waits for.
-    guest.inject(&["copy:delay=20ms@every:1"])?;
-    guest.with("interrupt:drop@every:1", Lost, &there_and_back)
+    for (fault, came) in [
+        ("interrupt:drop@every:1", Lost),
+        ("interrupt:corrupt@every:1", Lost),
+        ("interrupt:delay=20ms@every:1", Late),
+    ] {
+        guest.inject(&["copy:delay=20ms@every:1"])?;
+        guest.with(fault, came, &there_and_back)?;
+    }
+    Ok(())
 }
 
 fn vram_that_is_not_there(guest: &mut Guest<'_>) -> Result<()> {
