@@ -11,6 +11,9 @@
 /* How often copies of which one has failed are repeated. */
 #define HMMGPU_COPY_RETRIES	2
 
+/* How often a range is collected whose page table goes meanwhile. */
+#define HMMGPU_COLLECT_TRIES	3
+
 /*
  * What a migration costs besides its copy can be measured by leaving that out. To
  * set this taints the kernel.
@@ -178,20 +181,28 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 			 unsigned long flags, struct page *fault_page)
 {
 	u64 clock = local_clock();
+	unsigned int tries = 0;
 	int ret;
 
 	mmap_assert_locked(vma->vm_mm);
-	batch->args = (struct migrate_vma) {
-		.vma = vma,
-		.start = start,
-		.end = end,
-		.src = batch->src,
-		.dst = batch->dst,
-		.pgmap_owner = batch->hdev,
-		.flags = flags,
-		.fault_page = fault_page,
-	};
-	ret = migrate_vma_setup(&batch->args);
+	do {
+		batch->args = (struct migrate_vma) {
+			.vma = vma,
+			.start = start,
+			.end = end,
+			.src = batch->src,
+			.dst = batch->dst,
+			.pgmap_owner = batch->hdev,
+			.flags = flags,
+			.fault_page = fault_page,
+		};
+		ret = migrate_vma_setup(&batch->args);
+		if (!ret && batch->args.npages != PHYS_PFN(end - start)) {
+			migrate_vma_pages(&batch->args);
+			migrate_vma_finalize(&batch->args);
+			ret = -EAGAIN;
+		}
+	} while (ret == -EAGAIN && ++tries < HMMGPU_COLLECT_TRIES);
 	if (!ret) {
 		hmmgpu_batch_reset(batch, batch->args.npages);
 		if (flags & MIGRATE_VMA_SELECT_SYSTEM)

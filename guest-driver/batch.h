@@ -64,7 +64,8 @@ struct hmmgpu_map {
  * @nr_notes: number of @notes
  * @nr_descs: number of @descs
  * @maps: system memory that the device may reach
- * @src: what the core says about each page
+ * @src: what the core says about each page; the second half see
+ *       hmmgpu_batch_collect()
  * @dst: what it is told
  * @notes: descriptors that tell of allocations
  * @descs: descriptors that move data
@@ -98,8 +99,8 @@ struct hmmgpu_batch {
 	unsigned int nr_notes;
 	unsigned int nr_descs;
 	struct hmmgpu_map maps[HMMGPU_BATCH_PAGES];
-	unsigned long src[HMMGPU_BATCH_PAGES];
-	unsigned long dst[HMMGPU_BATCH_PAGES];
+	unsigned long src[2 * HMMGPU_BATCH_PAGES];
+	unsigned long dst[2 * HMMGPU_BATCH_PAGES];
 	struct hmmgpu_desc notes[HMMGPU_BATCH_PAGES];
 	struct hmmgpu_desc descs[HMMGPU_BATCH_PAGES];
 	bool check;

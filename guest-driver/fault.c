@@ -61,8 +61,10 @@ static vm_fault_t hmmgpu_fault_batch(struct hmmgpu_batch *batch,
 
 	flags = hmmgpu_fault_range(vmf, &start, &end);
 	part = vmf->pte && folio_test_large(page_folio(vmf->page));
-	if (hmmgpu_batch_collect(batch, vmf->vma, start, end, flags, vmf->page))
-		return VM_FAULT_SIGBUS;
+	ret = hmmgpu_batch_collect(batch, vmf->vma, start, end, flags,
+				   vmf->page);
+	if (ret)
+		return ret == -EAGAIN ? 0 : VM_FAULT_SIGBUS;
 	if (vmf->pte)
 		index = PHYS_PFN(vmf->address - start);
 	/*
