@@ -143,6 +143,11 @@ const PROGRAMS: &[Program] = &[
         main: upstream::soft_dirty::main,
     },
     Program {
+        name: "upstream-zap-huge-pmd-folio",
+        about: "Show a mistake of the kernel's: memory dropped on its way home loses a reference",
+        main: upstream::zap_huge_pmd_folio::main,
+    },
+    Program {
         name: hmmgpu_guest_protocol::stress::PROGRAM,
         about: "Make one kind of trouble while migrations are in flight; verify every byte",
         main: stress::main,

@@ -4,3 +4,4 @@
 mod kernel_log;
 pub(crate) mod remove_migration_pmd;
 pub(crate) mod soft_dirty;
+pub(crate) mod zap_huge_pmd_folio;
