@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{self, Device};
 use crate::gpu::Gpu;
 use crate::sys::fork::{Child, Ended, fork};
-use crate::sys::memory::UNIT;
+use crate::sys::memory::{Memory, PAGE, UNIT};
 use crate::{size, thp};
 use process::{Limit, Process, Setting};
 
@@ -209,11 +210,12 @@ fn run(args: &Plan) -> Result<ExitCode> {
         _ => None,
     })?;
 
+    let start = Start::new(args.common.processes)?;
     let mut children = Vec::new();
     for number in 0..args.common.processes {
         let (reader, writer) = rustix::pipe::pipe()?;
-        let child =
-            fork(|| run_process(args, number, share, writer.into())).context("cannot fork")?;
+        let child = fork(|| run_process(args, number, share, &start, writer.into()))
+            .context("cannot fork")?;
         children.push((number, child, File::from(reader)));
     }
     let mut counts = Counts::default();
@@ -293,7 +295,40 @@ fn state(device: &Device) -> Result<State> {
 }
 
 /// The child's side: runs its rounds, sends its counts, and returns its exit status.
-fn run_process(args: &Plan, number: u32, share: usize, mut out: File) -> i32 {
+/// Processes begin within so long, also where much else goes on.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where processes wait for each other.
+struct Start {
+    /// How many are there.
+    arrived: Memory,
+    processes: u32,
+}
+
+impl Start {
+    fn new(processes: u32) -> Result<Start> {
+        let arrived = Memory::shared(PAGE).context("cannot share memory with children")?;
+        Ok(Start { arrived, processes })
+    }
+
+    /// Waits until all processes are there.
+    fn wait(&self) -> Result<()> {
+        let arrived = self.arrived.atomic(0, 0);
+        arrived.fetch_add(1, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while arrived.load(Ordering::SeqCst) < u64::from(self.processes) {
+            ensure!(
+                Instant::now() < deadline,
+                "another process has not begun within {} s",
+                PATIENCE.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+fn run_process(args: &Plan, number: u32, share: usize, start: &Start, mut out: File) -> i32 {
     let mut run = || -> Result<()> {
         let mut process = Process::new(
             Setting {
@@ -306,7 +341,11 @@ fn run_process(args: &Plan, number: u32, share: usize, mut out: File) -> i32 {
             },
             share,
         )?;
-        let result = process.run(args.limit);
+        // Even if they run one after the other, all want VRAM at the same time once.
+        let result = process
+            .send_all()
+            .and_then(|()| start.wait())
+            .and_then(|()| process.run(args.limit));
         if result.is_err() {
             process.print_history();
         }

@@ -367,6 +367,15 @@ impl Process {
         OPERATIONS[0].0
     }
 
+    /// Requests all memory to the device.
+    pub(super) fn send_all(&mut self) -> Result<()> {
+        for index in 0..self.regions.len() {
+            self.current = index;
+            self.send(0..self.regions[index].len())?;
+        }
+        Ok(())
+    }
+
     fn send(&mut self, range: Range<usize>) -> Result<()> {
         let Some(device) = &self.device else {
             return Ok(());
