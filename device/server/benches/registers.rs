@@ -5,20 +5,21 @@
 //! socket is the floor: a thread that answers so many bytes with so many others. Turns alternate in one
 //! run, rounds make everything anew, and what was read is checked.
 
+mod wire;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
 use hmmgpu_bench_support::{Options, Pair, Row, Table, Target, take_turns};
-use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::regs::{QueueReg, queue_reg};
 use hmmgpu_model::{Config, Device};
 use hmmgpu_server::{ModelBackend, serve_client};
 use vfio_bindings::bindings::vfio::vfio_region_info;
 use vfio_user::ServerRegion;
+use wire::{Client, READ, REPLY, access, thousands};
 
 const ROUNDS: usize = 8;
 const TURNS: usize = 8;
@@ -29,13 +30,6 @@ const READS: u32 = 4000;
 const WRITES: u32 = 16_000;
 const GROUP: u32 = 400;
 
-const HEADER: usize = 16;
-/// Of a region access, header included, without data.
-const ACCESS: usize = HEADER + 16;
-const WORD_BYTES: u32 = 4;
-const WORD: usize = WORD_BYTES as usize;
-const VERSION: u16 = 1;
-const REGION_READ: u16 = 9;
 const REGION_WRITE: u16 = 10;
 const NO_REPLY: u32 = 1 << 4;
 
@@ -45,95 +39,30 @@ const SOCKET: usize = 1;
 const CRATE: usize = 2;
 const SIDES: usize = 3;
 
-/// A message as it goes over the socket.
-fn message(command: u16, flags: u32, payload: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&1_u16.to_ne_bytes());
-    bytes.extend_from_slice(&command.to_ne_bytes());
-    for word in [size, flags, 0] {
-        bytes.extend_from_slice(&word.to_ne_bytes());
-    }
-    bytes.extend_from_slice(payload);
-    bytes
+/// A word of the queue's registers.
+fn register() -> u32 {
+    queue_reg(0, QueueReg::QUEUE_RING_LO)
 }
 
-/// An access to one word of the queue's registers.
-fn access(command: u16, flags: u32, data: &[u8]) -> Vec<u8> {
-    let register = queue_reg(0, QueueReg::QUEUE_RING_LO);
-    let mut payload = u64::from(register).to_ne_bytes().to_vec();
-    payload.extend_from_slice(&BAR_REGISTERS.to_ne_bytes());
-    payload.extend_from_slice(&WORD_BYTES.to_ne_bytes());
-    payload.extend_from_slice(data);
-    message(command, flags, &payload)
-}
-
-struct Client {
-    stream: UnixStream,
-    read: Vec<u8>,
-}
-
-impl Client {
-    fn new(stream: UnixStream) -> Self {
-        let read = access(REGION_READ, 0, &[]);
-        Self { stream, read }
-    }
-
-    /// A client that a server of the protocol takes.
-    fn negotiated(stream: UnixStream) -> anyhow::Result<Self> {
-        let mut client = Self::new(stream);
-        let mut payload = vec![0, 0, 1, 0];
-        payload.extend_from_slice(br#"{"capabilities":{"max_msg_fds":8}}"#);
-        payload.push(0);
-        client.stream.write_all(&message(VERSION, 0, &payload))?;
-        let mut header = [0; HEADER];
-        client.stream.read_exact(&mut header)?;
-        let size = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-        let rest = usize::try_from(size)?
-            .checked_sub(HEADER)
-            .context("no reply")?;
-        client.stream.read_exact(&mut vec![0; rest])?;
-        Ok(client)
-    }
-
-    /// Reads the register.
-    fn read(&mut self) -> anyhow::Result<u32> {
-        self.stream.write_all(&self.read)?;
-        let mut reply = [0; ACCESS + WORD];
-        self.stream.read_exact(&mut reply)?;
-        let [.., a, b, c, d] = reply;
-        Ok(u32::from_ne_bytes([a, b, c, d]))
-    }
-
-    /// Reads so often. Returns thousands a second.
-    fn reads(&mut self, expected: u32) -> anyhow::Result<f64> {
-        let since = Instant::now();
-        for _ in 0..READS {
-            ensure!(self.read()? == expected, "a wrong word was read");
+/// Posts so many writes. Returns thousands a second, up to the end of the last.
+fn writes(client: &mut Client) -> anyhow::Result<f64> {
+    let mut value = 0;
+    let since = Instant::now();
+    for _ in 0..WRITES / GROUP {
+        for _ in 0..GROUP {
+            // Rings lie on pages.
+            value += 4096;
+            let write = access(REGION_WRITE, NO_REPLY, register(), &u32::to_le_bytes(value));
+            client.stream.write_all(&write)?;
         }
-        Ok(f64::from(READS) / since.elapsed().as_secs_f64() / 1e3)
+        client.read(value)?;
     }
-
-    /// Posts so many writes. Returns thousands a second, up to the end of the last.
-    fn writes(&mut self) -> anyhow::Result<f64> {
-        let mut value = 0;
-        let since = Instant::now();
-        for _ in 0..WRITES / GROUP {
-            for _ in 0..GROUP {
-                // Rings lie on pages.
-                value += 4096;
-                let write = access(REGION_WRITE, NO_REPLY, &u32::to_le_bytes(value));
-                self.stream.write_all(&write)?;
-            }
-            ensure!(self.read()? == value, "a wrong word was read");
-        }
-        Ok(f64::from(WRITES) / since.elapsed().as_secs_f64() / 1e3)
-    }
+    Ok(thousands(WRITES, since))
 }
 
 /// Answers a read's bytes with as many as a server does, until the other side goes.
 fn ping_pong(mut stream: &UnixStream) -> std::io::Result<()> {
-    let (mut request, reply) = ([0; ACCESS], [0; ACCESS + WORD]);
+    let (mut request, reply) = ([0; READ], [0; REPLY]);
     loop {
         if stream.read(&mut request)? == 0 {
             return Ok(());
@@ -200,12 +129,14 @@ fn round(number: usize) -> anyhow::Result<Round> {
             ping_pong(&answering)
         });
         let mut clients = [
-            Client::negotiated(UnixStream::connect(path("ours"))?)?,
-            Client::new(bare),
-            Client::negotiated(UnixStream::connect(path("crate"))?)?,
+            Client::negotiated(UnixStream::connect(path("ours"))?, register())?,
+            Client::new(bare, register()),
+            Client::negotiated(UnixStream::connect(path("crate"))?, register())?,
         ];
-        let reads = take_turns(TURNS, WARM_UP, |side| clients[side].reads(0))?;
-        let writes = take_turns(TURNS, WARM_UP, |side| clients[[OURS, CRATE][side]].writes())?;
+        let reads = take_turns(TURNS, WARM_UP, |side| clients[side].reads(READS, 0))?;
+        let writes = take_turns(TURNS, WARM_UP, |side| {
+            writes(&mut clients[[OURS, CRATE][side]])
+        })?;
         Ok((reads, writes))
     })
 }

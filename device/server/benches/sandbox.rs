@@ -5,16 +5,17 @@
 //! copy is timed from the doorbell to the return from a read of the interrupt's event: besides the
 //! copy itself, the engine is woken if it sleeps, and raises the interrupt.
 
+mod wire;
+
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use hmmgpu_bench_support::{Options, Pair, Row, Table, Target, take_turns};
-use hmmgpu_contract::pci::BAR_REGISTERS;
 use hmmgpu_contract::regs::{MAGIC_VALUE, Reg};
 use hmmgpu_model::mock::descriptors::{Side, copy};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
@@ -27,6 +28,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 use vfio_user::ServerBackend;
+use wire::{Client, thousands};
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: usize = 8;
@@ -37,22 +39,6 @@ const READS: u32 = 4000;
 /// Copies of a turn.
 const SMALL: u32 = 2000;
 const LARGE: u32 = 100;
-
-const HEADER: usize = 16;
-/// Of a region access, header included, without data.
-const ACCESS: usize = HEADER + 16;
-const WORD: u32 = 4;
-const VERSION: u16 = 1;
-const REGION_READ: u16 = 9;
-
-/// A command as it goes over the socket.
-fn message(command: u16, payload: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let size = u32::try_from(HEADER + payload.len())?;
-    let mut bytes = [1_u16, command].map(u16::to_ne_bytes).concat();
-    bytes.extend([size, 0, 0].map(u32::to_ne_bytes).concat());
-    bytes.extend_from_slice(payload);
-    Ok(bytes)
-}
 
 /// Takes from this thread what a server's gives up.
 fn confine(role: Role) -> anyhow::Result<()> {
@@ -82,28 +68,14 @@ fn device(confined: bool) -> anyhow::Result<Arc<Device>> {
 
 /// One side: a client of the device's registers, and a driver of its copy engine.
 struct Rig {
-    stream: UnixStream,
-    read: Vec<u8>,
+    client: Client,
     driver: Driver<Arc<Device>>,
     interrupt: File,
 }
 
 impl Rig {
     /// Negotiates, and sets a queue up whose interrupts are an event.
-    fn new(mut stream: UnixStream, device: Arc<Device>) -> anyhow::Result<Self> {
-        let mut payload = vec![0, 0, 1, 0];
-        payload.extend_from_slice(b"{\"capabilities\":{\"max_msg_fds\":8}}\0");
-        stream.write_all(&message(VERSION, &payload)?)?;
-        let mut header = [0; HEADER];
-        stream.read_exact(&mut header)?;
-        let size = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-        let rest = usize::try_from(size)?.checked_sub(HEADER);
-        stream.read_exact(&mut vec![0; rest.context("no reply")?])?;
-
-        let register = u64::from(Reg::MAGIC.0).to_ne_bytes();
-        let words = [BAR_REGISTERS, WORD].map(u32::to_ne_bytes).concat();
-        let read = message(REGION_READ, &[&register[..], &words].concat())?;
-
+    fn new(stream: UnixStream, device: Arc<Device>) -> anyhow::Result<Self> {
         let queue = QueueConfig::default();
         let interrupt = eventfd(0, EventfdFlags::CLOEXEC)?;
         ModelBackend::new(&device).set_irqs(
@@ -115,25 +87,10 @@ impl Rig {
         )?;
         let ram = GuestRam::new(1 << 32, usize::try_from(8 * MIB)?)?;
         Ok(Self {
-            stream,
-            read,
+            client: Client::negotiated(stream, Reg::MAGIC.0)?,
             driver: Driver::new(device, ram, queue)?,
             interrupt: interrupt.into(),
         })
-    }
-
-    /// Reads a register so often. Returns thousands a second.
-    fn reads(&mut self) -> anyhow::Result<f64> {
-        let since = Instant::now();
-        for _ in 0..READS {
-            self.stream.write_all(&self.read)?;
-            let mut reply = [0; ACCESS + WORD as usize];
-            self.stream.read_exact(&mut reply)?;
-            let [.., a, b, c, d] = reply;
-            let word = u32::from_le_bytes([a, b, c, d]);
-            ensure!(word == MAGIC_VALUE, "a wrong word was read: {word:#x}");
-        }
-        Ok(thousands(READS, since))
     }
 
     /// Copies a folio of this order so often, each time with an interrupt. Returns thousands a second.
@@ -158,15 +115,12 @@ impl Rig {
     }
 }
 
-/// So many since then, in thousands a second.
-fn thousands(count: u32, since: Instant) -> f64 {
-    f64::from(count) / since.elapsed().as_secs_f64() / 1e3
-}
-
 /// What is timed: name, and a turn of it.
 type Timed = (&'static str, fn(&mut Rig) -> anyhow::Result<f64>);
 const TIMED: [Timed; 3] = [
-    ("register read, confined", Rig::reads),
+    ("register read, confined", |rig| {
+        rig.client.reads(READS, MAGIC_VALUE)
+    }),
     ("copy of 4 KiB, confined", |rig| rig.copies(0, SMALL)),
     ("copy of 2 MiB, confined", |rig| rig.copies(9, LARGE)),
 ];

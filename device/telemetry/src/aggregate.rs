@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use hmmgpu_contract::PAGE_SHIFT;
 use hmmgpu_contract::desc::Status;
 
 use crate::MAX_PROCESSES;
 use crate::checker::{At, Checker};
-use crate::checks::{CheckKind, CheckMode};
+use crate::checks::CheckMode;
 use crate::classes::{Class, FallbackTable, Migrated, SpanTable, TransferTable, Transferred};
 use crate::compute::{FaultTable, JobTable};
 use crate::counters::Counters;
@@ -21,7 +20,7 @@ use crate::snapshot::{
     Queue, SCHEMA, Snapshot,
 };
 use crate::spans::OpenSpans;
-use crate::vram_map::{Applied, Pages, VramMap};
+use crate::vram_map::{Applied, Pages, VramMap, page};
 use crate::windows::Windows;
 
 /// Why the device was reset.
@@ -333,7 +332,6 @@ impl State {
             index,
             time_ns: self.latest_ns,
         };
-        let page = |address: u64| usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
         match record {
             Record::Transfer {
                 kind,
@@ -428,7 +426,7 @@ impl State {
             | Record::Note { .. }
             | Record::Touch(_)
             | Record::Changed { .. }
-            | Record::Misuse { .. }
+            | Record::Misuse(_)
             | Record::Unload { .. }
             | Record::Mark { .. }
                 if !current => {}
@@ -490,26 +488,7 @@ impl State {
             } => self
                 .checker
                 .changed(at(index), page(address), pages, &self.vram),
-            Record::Misuse {
-                free,
-                access,
-                virtual_address,
-                address,
-                pages,
-                index,
-            } => {
-                let kind = if free {
-                    CheckKind::UseAfterFree
-                } else {
-                    CheckKind::ReadUnwritten
-                };
-                let pages = Pages {
-                    first: Some(page(address)),
-                    count: pages,
-                };
-                self.checker
-                    .misused(at(index), kind, access, virtual_address, pages);
-            }
+            Record::Misuse(misuse) => self.checker.misused(at(misuse.index), misuse),
             Record::Unload { index } => self.checker.unloads(at(index), &self.vram),
             Record::Phases { id, times } => self.open_spans.phases(id, times),
             Record::Mark { cookie, time_ns } => {

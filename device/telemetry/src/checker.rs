@@ -11,11 +11,12 @@ use hmmgpu_contract::PAGE_SHIFT;
 use crate::checks::{
     CheckKind, CheckMode, CheckReport, Checks, MAX_CHECK_REPORTS, MAX_PAGE_EVENTS, PageEvent,
 };
+use crate::misuse::Misuse;
 use crate::observer::Source;
 use crate::record::NoteKind;
 use crate::snapshot::Access;
 use crate::touch::Touch;
-use crate::vram_map::{Pages, VramMap};
+use crate::vram_map::{Pages, VramMap, page};
 
 /// Events of all of VRAM that are kept for histories: some 3 MiB.
 const MAX_HISTORY: usize = 32768;
@@ -145,7 +146,6 @@ impl Checker {
         if self.off() {
             return;
         }
-        let page = |bytes: u64| usize::try_from(bytes >> PAGE_SHIFT).unwrap_or(usize::MAX);
         let (first, pages) = (page(touch.address), page(touch.bytes()));
         let wrong = if touch.write {
             let free = map.written(first, pages);
@@ -190,21 +190,22 @@ impl Checker {
     }
 
     /// A job reached pages that no driver lets it reach, as whoever told it has seen.
-    pub(crate) fn misused(
-        &mut self,
-        at: At,
-        kind: CheckKind,
-        access: Access,
-        address: u64,
-        all: Pages,
-    ) {
-        if !self.off()
-            && let Some(first) = all.first
-        {
-            let seen = self.seen(at, What::Reached { access, address }, all);
-            self.report(kind, seen, first, all.count);
-            self.remember(seen);
+    pub(crate) fn misused(&mut self, at: At, misuse: Misuse) {
+        if self.off() {
+            return;
         }
+        let first = page(misuse.address);
+        let all = Pages {
+            first: Some(first),
+            count: misuse.pages,
+        };
+        let reached = What::Reached {
+            access: misuse.access,
+            address: misuse.virtual_address,
+        };
+        let seen = self.seen(at, reached, all);
+        self.report(misuse.kind(), seen, first, misuse.pages);
+        self.remember(seen);
     }
 
     /// The driver unloads: one report for each run of pages that it has not freed.

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::ResetKind;
+use crate::misuse::Misuse;
 use crate::observer::Source;
 use crate::record::{NoteKind, Record, TransferKind};
 use crate::snapshot::{Direction, QueueKind, Trigger};
@@ -264,14 +265,14 @@ fn words(record: &Record) -> (&'static str, String) {
             let text = format!("{pages} pages from VRAM {address:#x} changed while they were free");
             ("changed", text)
         }
-        Record::Misuse {
+        Record::Misuse(Misuse {
             free,
             access,
             virtual_address,
             address,
             pages,
             index,
-        } => {
+        }) => {
             let state = if free { "free" } else { "unwritten" };
             let text = format!(
                 "{access:?} of job {index} at {virtual_address:#x}: {pages} {state} pages from VRAM {address:#x}"

@@ -16,6 +16,7 @@ mod events;
 mod histogram;
 mod injected;
 mod link_model;
+mod misuse;
 mod observer;
 mod processes;
 mod record;
@@ -31,6 +32,7 @@ pub use checks::{
 };
 pub use counters::{Counters, UNKNOWN_REGISTER_OFFSETS};
 pub use events::{Event, EventQueue, MAX_EVENT_TEXT, MAX_EVENTS};
+pub use misuse::Misuse;
 pub use observer::{Observer, Source};
 pub use record::{FallbackReason, NoteKind, PhaseTimes, ProcessName, Record, TransferKind};
 pub use spans::MAX_OPEN_SPANS;

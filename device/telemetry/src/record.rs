@@ -5,6 +5,7 @@ use std::fmt;
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultReason;
 
+use crate::misuse::Misuse;
 use crate::snapshot::{Access, Direction, Kernel, Outcome, Trigger};
 use crate::touch::Touch;
 
@@ -198,20 +199,7 @@ pub enum Record {
         index: u32,
     },
     /// A job reached VRAM that no driver lets it reach; told only to a checker.
-    Misuse {
-        /// The memory was free; otherwise nothing was copied or filled to it since it was allocated.
-        free: bool,
-        /// What the job wanted to do.
-        access: Access,
-        /// Virtual address that it did so at.
-        virtual_address: u64,
-        /// Byte offset in VRAM of the first page of which that holds.
-        address: u64,
-        /// Pages.
-        pages: u64,
-        /// Index of the job in its ring.
-        index: u32,
-    },
+    Misuse(Misuse),
     /// The driver unloads: no VRAM is in use, as it says.
     Unload {
         /// Index of the descriptor in the ring.
@@ -309,7 +297,7 @@ impl Record {
             | Self::Note { .. }
             | Self::Touch(_)
             | Self::Changed { .. }
-            | Self::Misuse { .. }
+            | Self::Misuse(_)
             | Self::Unload { .. }
             | Self::Process { .. }
             | Self::Fallback { .. } => None,

@@ -14,6 +14,11 @@ const WORD: usize = WORD_PAGES as usize;
 const WORD_PAGES: u16 = 64;
 /// Pages of a block.
 const BLOCK: usize = (VRAM_BLOCK_BYTES >> PAGE_SHIFT) as usize;
+
+/// The page of a byte offset in VRAM; beyond all of VRAM if it has none.
+pub(crate) fn page(address: u64) -> usize {
+    usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX)
+}
 const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Unit in which a run tells how many pages are in use.
 const RUN_PAGES: u16 = 32;
@@ -352,7 +357,7 @@ impl VramMap {
         let mut refused = Pages::default();
         if order <= MAX_ORDER {
             let pages = 1_usize << order;
-            let mut head = usize::try_from(address >> PAGE_SHIFT).unwrap_or(usize::MAX);
+            let mut head = page(address);
             while seen < count && head < self.heads.len() && pages <= self.heads.len() - head {
                 let in_words = order == 0 && head.is_multiple_of(WORD);
                 // VRAM is whole words: one that begins here ends in it.

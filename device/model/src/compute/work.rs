@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::FaultAccess;
-use hmmgpu_telemetry::Record;
 use hmmgpu_telemetry::snapshot::{Access as AccessName, FaultSite, Kernel as Name, Outcome};
+use hmmgpu_telemetry::{Misuse, Record};
 use vm_memory::VolatileSlice;
 
 use super::answer::End;
@@ -221,14 +221,14 @@ impl Run {
             misuse,
         }) = misused
         {
-            self.records.push(Record::Misuse {
+            self.records.push(Record::Misuse(Misuse {
                 free: misuse.free,
                 access: access_name(access),
                 virtual_address: address,
                 address: misuse.address,
                 pages: misuse.pages,
                 index: self.consumer,
-            });
+            }));
         }
         Ok(step)
     }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmmgpu_contract::desc::Status;
-use hmmgpu_contract::mmu::FaultReason;
+use hmmgpu_contract::mmu::{FaultReason, FaultRecord};
 use hmmgpu_contract::regs::{MAGIC_VALUE, RESET_CTRL_RESET, Reg, STATE_READY};
 use hmmgpu_model::Device;
-use hmmgpu_model::mock::InterruptCounter;
 use hmmgpu_model::mock::descriptors::{Side, cancel, copy, fill, replay};
 use hmmgpu_model::mock::jobs;
+use hmmgpu_model::mock::InterruptCounter;
 use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
 
-use crate::compute::world::{ALL, BASE, assert_done, world};
+use crate::compute::world::{ALL, BASE, Process, Queues, assert_done, world};
 use crate::rig::{MIB, Mock, PAGE, assert_clean, assert_one, mock, pattern};
 
 const VECTOR: u32 = 1;
@@ -324,16 +324,20 @@ fn fault_records_are_lost_late_or_wrong() {
     let (world, mut queues) = world(16 * MIB, 4);
     let mut process = world.process(2);
     let fill = jobs::fill(BASE, 8, 7);
+    // Maps what the fault was told of, and unmaps it when the job is done.
+    let serve = |process: &mut Process, queues: &mut Queues, told: &FaultRecord, sequence| {
+        process.map(BASE, Side::System(world.take(PAGE)), ALL);
+        queues.replay(told);
+        assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
+        process.unmap(BASE);
+        queues.invalidate(2, BASE, PAGE);
+    };
     for (fault, address) in [("fault:delay=1ms", BASE), ("fault:corrupt", BASE ^ 1 << 46)] {
         arm(&world.device, fault);
         let sequence = process.driver.submit(&fill).unwrap();
         let told = queues.faults.wait().unwrap();
         assert_eq!(told.address, address, "{fault}");
-        process.map(BASE, Side::System(world.take(PAGE)), ALL);
-        queues.replay(&told);
-        assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
-        process.unmap(BASE);
-        queues.invalidate(2, BASE, PAGE);
+        serve(&mut process, &mut queues, &told, sequence);
     }
     arm(&world.device, "fault:drop");
     let sequence = process.driver.submit(&fill).unwrap();
@@ -344,11 +348,7 @@ fn fault_records_are_lost_late_or_wrong() {
     queues.invalidation(&[replay(2, 0)]);
     let told = queues.faults.wait().unwrap();
     assert_eq!(told.address, BASE);
-    process.map(BASE, Side::System(world.take(PAGE)), ALL);
-    queues.replay(&told);
-    assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
-    process.unmap(BASE);
-    queues.invalidate(2, BASE, PAGE);
+    serve(&mut process, &mut queues, &told, sequence);
     // To cancel takes the right number.
     arm(&world.device, "fault:drop");
     let sequence = process.driver.submit(&fill).unwrap();

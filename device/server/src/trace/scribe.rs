@@ -311,7 +311,7 @@ impl<'a, W: Write> Scribe<'a, W> {
             Record::Fence { .. }
             | Record::Touch(_)
             | Record::Changed { .. }
-            | Record::Misuse { .. }
+            | Record::Misuse(_)
             | Record::Unload { .. } => {}
             // Of a generation that is over.
             Record::SpanBegin { .. }

@@ -29,10 +29,13 @@ mod views;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use hmmgpu_vm_tests::program::{self, Program};
+use hmmgpu_vm_tests::leftovers;
+use hmmgpu_vm_tests::program::{self, Finished, Program};
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
 
 fn main() -> ExitCode {
     if program::called_as_program() {
@@ -103,4 +106,25 @@ fn short_folder() -> anyhow::Result<tempfile::TempDir> {
         .prefix("vmt-")
         .tempdir_in("/tmp")
         .context("cannot make a folder in /tmp")
+}
+
+/// Runs a command that is to end with this exit code and to leave nothing behind. Returns what it said,
+/// and its result (`--json`).
+fn run_for_json(
+    program: &Program,
+    arguments: &[&str],
+    code: i32,
+    limit: Duration,
+) -> anyhow::Result<(Finished, Value)> {
+    let runtime = short_folder()?;
+    let results = tempfile::tempdir()?;
+    let json = results.path().join("result.json");
+    let path = json.to_str().context("the path is no text")?;
+    let arguments = [arguments, &["--json", path]].concat();
+    let finished = program.run(&arguments, b"", runtime.path(), limit)?;
+    finished.expect_code(code)?;
+    leftovers::nothing_in(runtime.path())?;
+    let text = std::fs::read_to_string(json).context("no result")?;
+    let result = serde_json::from_str(&text).context("the result is no JSON")?;
+    Ok((finished, result))
 }

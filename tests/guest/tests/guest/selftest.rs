@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hmmgpu_vm_tests::leftovers;
 use hmmgpu_vm_tests::program::Program;
 use libtest_mimic::Trial;
-use serde_json::Value;
 
-use crate::{short_folder, trial};
+use crate::{run_for_json, trial};
 
 /// Time for all tests on a slow and busy host, after the kernel's source has come over the network.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -26,22 +24,8 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
 }
 
 fn upstreams_tests_pass(program: &Program) -> Result<()> {
-    let runtime = short_folder()?;
-    let results = tempfile::tempdir()?;
-    let json = results.path().join("result.json");
-    let json = json.to_str().context("the path is no text")?;
-    let arguments = [
-        "selftest",
-        "--skip",
-        "benchmark_thp_migration",
-        "--json",
-        json,
-    ];
-    let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
-    finished.expect_code(0)?;
-    leftovers::nothing_in(runtime.path())?;
-    let text = std::fs::read_to_string(json).context("no result")?;
-    let result: Value = serde_json::from_str(&text).context("the result is no JSON")?;
+    let arguments = ["selftest", "--skip", "benchmark_thp_migration"];
+    let (finished, result) = run_for_json(program, &arguments, 0, LIMIT)?;
     ensure!(
         result["schema"] == "hmmgpu.selftest/1",
         "{}",

@@ -61,9 +61,12 @@ fn start_with(program: &Program, folder: &Path, more: &[&str]) -> Result<Running
     Ok(running)
 }
 
-fn end(running: Running, signal: Signal) -> Result<()> {
+/// Ends it as its user does. Returns what it said on standard error.
+fn end(running: Running, signal: Signal) -> Result<String> {
     running.signal(signal)?;
-    running.finish(LIMIT)?.expect_code(0)
+    let finished = running.finish(LIMIT)?;
+    finished.expect_code(0)?;
+    Ok(finished.stderr)
 }
 
 fn refuses_a_live_socket(program: &Program) -> Result<()> {
@@ -80,7 +83,7 @@ fn refuses_a_live_socket(program: &Program) -> Result<()> {
     );
     // The first one goes on.
     UnixStream::connect(&socket).context("the first server was disturbed")?;
-    end(first, Signal::TERM)
+    end(first, Signal::TERM).map(drop)
 }
 
 fn replaces_a_dead_socket(program: &Program) -> Result<()> {
@@ -90,7 +93,7 @@ fn replaces_a_dead_socket(program: &Program) -> Result<()> {
     ensure!(socket.exists(), "a dead socket's file stays");
     let running = start(program, folder.path())?;
     UnixStream::connect(&socket).context("nobody listens")?;
-    end(running, Signal::INT)
+    end(running, Signal::INT).map(drop)
 }
 
 fn writes_its_telemetry(program: &Program) -> Result<()> {
@@ -124,10 +127,8 @@ fn confines_every_thread(program: &Program) -> Result<()> {
     )?;
     confined::expect(running.pid(), true)?;
     // It needs nothing that it gave up.
-    running.signal(Signal::TERM)?;
-    let finished = running.finish(LIMIT)?;
-    finished.expect_code(0)?;
-    ensure!(!finished.stderr.contains("refused"), "{}", finished.stderr);
+    let said = end(running, Signal::TERM)?;
+    ensure!(!said.contains("refused"), "{said}");
     let names = std::fs::read_dir(folder.path())?.flatten();
     let mut names: Vec<_> = names.map(|entry| entry.file_name()).collect();
     names.sort();
@@ -142,10 +143,7 @@ fn says_what_no_sandbox_loses(program: &Program) -> Result<()> {
     let folder = short_folder()?;
     let running = start_with(program, folder.path(), &["--no-sandbox"])?;
     confined::expect(running.pid(), false)?;
-    running.signal(Signal::TERM)?;
-    let finished = running.finish(LIMIT)?;
-    finished.expect_code(0)?;
-    let said = &finished.stderr;
+    let said = end(running, Signal::TERM)?;
     ensure!(
         said.contains("--no-sandbox") && said.contains("all files"),
         "{said}"
@@ -159,10 +157,7 @@ fn says_what_a_host_lacks(program: &Program) -> Result<()> {
     }
     let folder = short_folder()?;
     let running = confined::without_either(|| start(program, folder.path()))?;
-    running.signal(Signal::TERM)?;
-    let finished = running.finish(LIMIT)?;
-    finished.expect_code(0)?;
-    let said = &finished.stderr;
+    let said = end(running, Signal::TERM)?;
     ensure!(
         said.contains("no Landlock") && said.contains("no seccomp"),
         "{said}"
@@ -190,5 +185,5 @@ fn is_for_its_owner_alone(program: &Program) -> Result<()> {
         found.len() == 1 && found[0].starts_with(&loopback),
         "it listens on {found:?}"
     );
-    end(running, Signal::TERM)
+    end(running, Signal::TERM).map(drop)
 }

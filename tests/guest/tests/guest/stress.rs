@@ -9,7 +9,7 @@ use hmmgpu_vm_tests::program::Program;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{short_folder, trial};
+use crate::{run_for_json, short_folder, trial};
 
 /// Time for a boot and some scenarios on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -31,10 +31,6 @@ pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
 
 /// Each passes, with its trouble in flight, and the JSON says so.
 fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
-    let runtime = short_folder()?;
-    let results = tempfile::tempdir()?;
-    let json = results.path().join("result.json");
-    let json = json.to_str().context("the path is no text")?;
     let arguments = [
         "stress",
         "--scenario",
@@ -47,16 +43,10 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
         "suspend",
         "--seed",
         "5",
-        "--json",
-        json,
     ];
-    let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
-    finished.expect_code(0)?;
-    leftovers::nothing_in(runtime.path())?;
-    let text = std::fs::read_to_string(json).context("no result")?;
-    let result: Value = serde_json::from_str(&text).context("the result is no JSON")?;
+    let (finished, result) = run_for_json(program, &arguments, 0, LIMIT)?;
     ensure!(result["schema"] == "hmmgpu.stress/1" && result["seed"] == 5);
-    ensure!(result["passed"] == 4 && result["failed"] == 0, "{text}");
+    ensure!(result["passed"] == 4 && result["failed"] == 0, "{result}");
     ensure!(result["guests"].as_array().map(Vec::len) == Some(1));
     let tests = result["tests"].as_array().context("no tests")?;
     for (test, name, trouble) in [
@@ -82,10 +72,6 @@ fn scenarios_pass_and_tell(program: &Program) -> Result<()> {
 /// A guest whose kernel panics in a scenario: what it said last is told with that, and what the device
 /// did.
 fn a_lost_guest_is_told_of(program: &Program) -> Result<()> {
-    let runtime = short_folder()?;
-    let results = tempfile::tempdir()?;
-    let json = results.path().join("result.json");
-    let json = json.to_str().context("the path is no text")?;
     let arguments = [
         "stress",
         "--scenario",
@@ -97,15 +83,10 @@ fn a_lost_guest_is_told_of(program: &Program) -> Result<()> {
         "sysctl.vm.panic_on_oom=2",
         "--vram",
         "128M",
-        "--json",
-        json,
     ];
-    let finished = program.run(&arguments, b"", runtime.path(), LIMIT)?;
-    finished.expect_code(hmmgpu::exit::NEGATIVE.into())?;
-    leftovers::nothing_in(runtime.path())?;
-    let text = std::fs::read_to_string(json).context("no result")?;
-    let result: Value = serde_json::from_str(&text).context("the result is no JSON")?;
-    ensure!(result["passed"] == 0 && result["failed"] == 1, "{text}");
+    let negative = hmmgpu::exit::NEGATIVE.into();
+    let (finished, result) = run_for_json(program, &arguments, negative, LIMIT)?;
+    ensure!(result["passed"] == 0 && result["failed"] == 1, "{result}");
     let lost = &result["tests"][0];
     let reason = lost["reason"].as_str().context("no reason")?;
     ensure!(reason.contains("Kernel panic"), "{reason}");

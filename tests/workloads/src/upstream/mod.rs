@@ -5,3 +5,22 @@ mod kernel_log;
 pub(crate) mod remove_migration_pmd;
 pub(crate) mod soft_dirty;
 pub(crate) mod zap_huge_pmd_folio;
+
+use anyhow::{Result, ensure};
+
+use crate::device::Device;
+use crate::sys::memory::{Memory, PAGE};
+
+/// Sends all of this memory to the device: without it there, nothing is shown.
+fn send_all(device: &Device, memory: &Memory) -> Result<()> {
+    let moved = device
+        .to_device(memory, 0..memory.pages())
+        .complete("to the device")?
+        .moved;
+    let bytes = (memory.pages() * PAGE) as u64;
+    ensure!(
+        moved == bytes,
+        "{moved} of {bytes} bytes moved: nothing was shown"
+    );
+    Ok(())
+}

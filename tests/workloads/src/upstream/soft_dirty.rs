@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use super::send_all;
 use crate::device::{self, Device};
 use crate::pagemap;
 use crate::pattern;
@@ -46,14 +47,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         println!("not shown: this kernel does not know which pages were written");
         return Ok(ExitCode::FAILURE);
     }
-    let moved = device
-        .to_device(&memory, 0..pages)
-        .complete("to the device")?;
-    ensure!(
-        moved.moved == UNIT as u64,
-        "{} of {UNIT} bytes moved: nothing was shown",
-        moved.moved
-    );
+    send_all(&device, &memory)?;
     forget()?;
     write(&mut memory, 3);
     let found = noticed(&memory)?;

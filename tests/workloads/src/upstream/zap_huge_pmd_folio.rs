@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use super::send_all;
 use crate::device::{self, Device};
 use crate::sys::memory::{Advice, Memory, UNIT};
 use crate::thp::Controls;
@@ -56,14 +57,7 @@ fn drop_meanwhile(device: &Device) -> Result<()> {
     let mut memory = Memory::anonymous(UNIT).context("cannot map memory")?;
     let pages = memory.pages();
     memory.words_of_mut(0..pages).fill(1);
-    let moved = device
-        .to_device(&memory, 0..pages)
-        .complete("to the device")?;
-    ensure!(
-        moved.moved == UNIT as u64,
-        "{} of {UNIT} bytes moved: nothing was shown",
-        moved.moved
-    );
+    send_all(device, &memory)?;
     let faults = device.stats()?.cpu_faults;
     // The kernel touches a page as a thread would, by its address alone.
     let address = memory.address() as u64;
