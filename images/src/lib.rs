@@ -56,7 +56,9 @@ pub use kernel::Kernel;
 pub use kernel::debug::DebugKernel;
 pub use kernel::spec::{KernelSpec, SpecError};
 pub use kernel_source::KernelSource;
-pub use progress::{Ended, PlainProgress, Progress, Silent, TerminalProgress, for_stderr};
+pub use progress::{
+    Ended, PlainProgress, Progress, Quarters, Silent, TerminalProgress, for_stderr,
+};
 pub use sandbox::{Bind, ToolRoot};
 
 /// Where things are kept and taken from.

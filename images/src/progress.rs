@@ -72,7 +72,22 @@ pub struct PlainProgress {
 struct Step {
     name: String,
     begun: Instant,
-    quarter: u8,
+    quarters: Quarters,
+}
+
+/// Which quarters of a step a log was told of. A step may have several parts, each from its first per
+/// cent to its last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quarters(u8);
+
+impl Quarters {
+    /// Whether this share, in per cent, is worth a line: it is in another quarter than the last one,
+    /// and not in the first.
+    pub fn reached(&mut self, percent: u8) -> bool {
+        let quarter = percent / 25;
+        let before = std::mem::replace(&mut self.0, quarter);
+        quarter > before
+    }
 }
 
 impl std::fmt::Debug for PlainProgress {
@@ -111,7 +126,7 @@ impl Progress for PlainProgress {
         self.steps().push(Step {
             name: step.to_owned(),
             begun: Instant::now(),
-            quarter: 0,
+            quarters: Quarters::default(),
         });
     }
 
@@ -120,9 +135,8 @@ impl Progress for PlainProgress {
         let (Some(step), Some(percent)) = (steps.last_mut(), percent) else {
             return;
         };
-        if percent / 25 > step.quarter {
-            step.quarter = percent / 25;
-            let line = format!("making: {}: {detail}, {} %", step.name, 25 * step.quarter);
+        if step.quarters.reached(percent) {
+            let line = format!("making: {}: {detail}, {percent} %", step.name);
             drop(steps);
             self.line(&line);
         }
@@ -275,6 +289,10 @@ mod tests {
         for percent in 0..=100 {
             progress.update(Some(percent), "downloading");
         }
+        // The next part of the step.
+        for percent in [1, 10, 30, 60] {
+            progress.update(Some(percent), "compiling");
+        }
         progress.begin("inner");
         progress.update(None, "a detail");
         progress.end(Ended::Done);
@@ -285,8 +303,10 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "making: outer");
         assert_eq!(lines[4], "making: outer: downloading, 100 %");
-        assert_eq!(lines[5], "making: inner");
-        assert!(lines[6].starts_with("made: inner in "));
-        assert_eq!(lines.len(), 7);
+        assert_eq!(lines[5], "making: outer: compiling, 30 %");
+        assert_eq!(lines[6], "making: outer: compiling, 60 %");
+        assert_eq!(lines[7], "making: inner");
+        assert!(lines[8].starts_with("made: inner in "));
+        assert_eq!(lines.len(), 9);
     }
 }

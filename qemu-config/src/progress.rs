@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hmmgpu_images::Ended;
+use hmmgpu_images::{Ended, Quarters};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Lines of the guest's console that are shown.
@@ -43,7 +43,7 @@ struct State {
     /// The last tenth that was told, elsewhere than on a terminal.
     told_tenth: u32,
     /// Likewise for what is told in per cent.
-    told_quarter: u32,
+    quarters: Quarters,
 }
 
 impl Ui {
@@ -117,7 +117,7 @@ impl Ui {
         state.step = step.to_owned();
         state.detail.clear();
         state.told_tenth = 0;
-        state.told_quarter = 0;
+        state.quarters = Quarters::default();
         match self.0.kind {
             Kind::Quiet => {}
             Kind::Plain => {
@@ -182,10 +182,8 @@ impl Ui {
                 self.steps(percent.into(), 100, detail);
             }
             Some(percent) if self.0.kind == Kind::Plain => {
-                let quarter = u32::from(percent) / 25;
                 let mut state = self.state();
-                if quarter > state.told_quarter {
-                    state.told_quarter = quarter;
+                if state.quarters.reached(percent) {
                     let step = state.step.clone();
                     drop(state);
                     self.line(&format!("{step}: {detail}, {percent} %"));

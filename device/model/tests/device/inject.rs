@@ -7,9 +7,9 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::{FaultReason, FaultRecord};
 use hmmgpu_contract::regs::{MAGIC_VALUE, RESET_CTRL_RESET, Reg, STATE_READY};
 use hmmgpu_model::Device;
+use hmmgpu_model::mock::InterruptCounter;
 use hmmgpu_model::mock::descriptors::{Side, cancel, copy, fill, replay};
 use hmmgpu_model::mock::jobs;
-use hmmgpu_model::mock::InterruptCounter;
 use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
 
 use crate::compute::world::{ALL, BASE, Process, Queues, assert_done, world};
