@@ -46,4 +46,5 @@ pub use host_memory::HostMemory;
 pub use inject::{Action, FaultSpec, MAX_FAULTS, Part, SpecError, TooManyFaults, When};
 pub use interrupt::Interrupt;
 pub use link::{LinkError, LinkRates, LinkSpec};
+pub use occasional::Occasional;
 pub use reset::ResetCause;

@@ -4,11 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts, and tells when to log: the first time, the second, the fourth and so on.
 #[derive(Debug, Default)]
-pub(crate) struct Occasional(AtomicU64);
+pub struct Occasional(AtomicU64);
 
 impl Occasional {
+    /// Nothing has happened yet.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Counts once; the number of times when it is to be logged.
-    pub(crate) fn count(&self) -> Option<u64> {
+    pub fn count(&self) -> Option<u64> {
         let times = self.0.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         times.is_power_of_two().then_some(times)
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use hmmgpu_bench_support::{Options, Pair, Row, Table, Target, take_turns};
 use hmmgpu_contract::regs::{QueueReg, queue_reg};
 use hmmgpu_model::{Config, Device};
-use hmmgpu_server::{ModelBackend, serve_client};
+use hmmgpu_server::{ClientLog, ModelBackend, serve_client};
 use vfio_bindings::bindings::vfio::vfio_region_info;
 use vfio_user::ServerRegion;
 use wire::{Client, READ, REPLY, access, thousands};
@@ -118,12 +118,13 @@ fn round(number: usize) -> anyhow::Result<Round> {
         scope.spawn(|| {
             let (stream, _) = listener.accept()?;
             let description = ModelBackend::describe(&ours);
-            let mut backend = ModelBackend::new(&ours);
-            let (_, result) = serve_client(&stream, &description, &mut backend, &mut || {});
+            let log = ClientLog::default();
+            let mut backend = ModelBackend::new(&ours, &log);
+            let (_, result) = serve_client(&stream, &description, &mut backend, &log, &mut || {});
             result.map_err(std::io::Error::other)
         });
         // It says so when its client has gone.
-        scope.spawn(|| crates.run(&mut ModelBackend::new(&theirs)));
+        scope.spawn(|| crates.run(&mut ModelBackend::new(&theirs, &ClientLog::default())));
         scope.spawn(|| {
             let answering = answering;
             ping_pong(&answering)

@@ -21,7 +21,7 @@ use hmmgpu_model::mock::descriptors::{Side, copy};
 use hmmgpu_model::mock::{Driver, GuestRam, QueueConfig};
 use hmmgpu_model::{Config, Device, HostMemory};
 use hmmgpu_sandbox::{Role, confine_calls, confine_files};
-use hmmgpu_server::{ModelBackend, serve_client};
+use hmmgpu_server::{ClientLog, ModelBackend, serve_client};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 use vfio_bindings::bindings::vfio::{
@@ -78,7 +78,7 @@ impl Rig {
     fn new(stream: UnixStream, device: Arc<Device>) -> anyhow::Result<Self> {
         let queue = QueueConfig::default();
         let interrupt = eventfd(0, EventfdFlags::CLOEXEC)?;
-        ModelBackend::new(&device).set_irqs(
+        ModelBackend::new(&device, &ClientLog::default()).set_irqs(
             VFIO_PCI_MSIX_IRQ_INDEX,
             VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD,
             queue.vector,
@@ -145,8 +145,10 @@ fn round(number: usize) -> anyhow::Result<Vec<Vec<Pair>>> {
                     confine(Role::Server)?;
                 }
                 let description = ModelBackend::describe(device);
-                let mut backend = ModelBackend::new(device);
-                let (_, result) = serve_client(&served, &description, &mut backend, &mut || {});
+                let log = ClientLog::default();
+                let mut backend = ModelBackend::new(device, &log);
+                let (_, result) =
+                    serve_client(&served, &description, &mut backend, &log, &mut || {});
                 Ok::<(), anyhow::Error>(result?)
             });
             rigs.push(Rig::new(stream, Arc::clone(device))?);

@@ -12,9 +12,9 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 
+use crate::client_log::ClientLog;
 use crate::description::Description;
 use crate::event::EventFd;
-use crate::occasional::Occasional;
 
 /// The device model as one client uses it.
 #[derive(Debug)]
@@ -22,16 +22,16 @@ pub struct ModelBackend<'d> {
     device: &'d Device,
     /// What the model raises, kept to raise it when the client asks for that.
     vectors: Vec<Option<EventFd>>,
-    refused_maps: Occasional,
+    log: &'d ClientLog,
 }
 
 impl<'d> ModelBackend<'d> {
     /// The backend for the next client of `device`.
-    pub fn new(device: &'d Device) -> Self {
+    pub fn new(device: &'d Device, log: &'d ClientLog) -> Self {
         Self {
             device,
             vectors: (0..MSIX_VECTORS).map(|_| None).collect(),
-            refused_maps: Occasional::default(),
+            log,
         }
     }
 
@@ -101,10 +101,7 @@ impl ServerBackend for ModelBackend<'_> {
         let backed = mapping.backing.is_some();
         let result = self.device.dma_map(mapping);
         if let Err(error) = &result {
-            // QEMU only prints that a map failed, and not why.
-            if let Some(times) = self.refused_maps.count() {
-                tracing::warn!(times, "DMA map refused: {error}");
-            }
+            self.log.refused_map(error);
         } else {
             tracing::debug!("DMA map {address:#x}+{size:#x} {flags:?} backed={backed}");
         }
@@ -170,49 +167,4 @@ impl ServerBackend for ModelBackend<'_> {
 
 fn dma_error(error: &DmaError) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use hmmgpu_model::Config;
-    use tracing::{Event, Subscriber};
-    use tracing_subscriber::filter::LevelFilter;
-    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-
-    use super::*;
-
-    /// Counts lines in the log.
-    #[derive(Clone, Debug, Default)]
-    struct Lines(Arc<AtomicUsize>);
-
-    impl<S: Subscriber> Layer<S> for Lines {
-        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn refused_maps_do_not_fill_the_log() {
-        let device = Device::new(Config {
-            vram_bytes: 64 << 20,
-            ..Config::default()
-        });
-        let device = device.expect("a device");
-        let mut backend = ModelBackend::new(&device);
-        let lines = Lines::default();
-        let shown = lines.clone().with_filter(LevelFilter::WARN);
-        let subscriber = tracing_subscriber::registry().with(shown);
-        tracing::subscriber::with_default(subscriber, || {
-            for _ in 0..1000 {
-                backend
-                    .dma_map(DmaMapFlags::READ_WRITE, 0, 1, 1, None)
-                    .expect_err("no whole page");
-            }
-        });
-        // At 1, 2, 4 and so on to 512.
-        assert_eq!(lines.0.load(Ordering::Relaxed), 10);
-    }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use tracing::{debug, warn};
+use tracing::debug;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_SET_ACTION_TRIGGER,
     VFIO_IRQ_SET_ACTION_TYPE_MASK, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD,
@@ -22,9 +22,9 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{Command, DmaMapFlags, DmaUnmapFlags, ServerBackend};
 
 use crate::capabilities;
+use crate::client_log::ClientLog;
 use crate::connection::{ConnectionError, Message, Receiver, send_message};
 use crate::description::{Description, Region};
-use crate::occasional::Occasional;
 use crate::wire::{Fields, HEADER_BYTES, Header, Kind, MAX_DATA_BYTES};
 
 /// Protocol version of the server. The minor one is the least that clients in use accept: QEMU
@@ -52,7 +52,7 @@ const UNMAP_ALL: u32 = 1 << 1;
 /// Serves one client until it goes or `socket` is shut down. Returns whether it negotiated a
 /// version: one that did not has touched nothing.
 ///
-/// `on_negotiated` is called when it has.
+/// `on_negotiated` is called when it has. `log` is that of all clients of the server.
 ///
 /// # Errors
 /// When the client goes inside a message, sends a header that cannot be true, or the socket
@@ -61,6 +61,7 @@ pub fn serve_client(
     socket: impl AsFd,
     description: &Description,
     backend: &mut dyn ServerBackend,
+    log: &ClientLog,
     on_negotiated: &mut dyn FnMut(),
 ) -> (bool, Result<(), ConnectionError>) {
     let socket = socket.as_fd();
@@ -68,11 +69,10 @@ pub fn serve_client(
     let mut session = Session {
         description,
         backend,
+        log,
         on_negotiated,
         negotiated: false,
         reply: Vec::new(),
-        unanswered: Occasional::default(),
-        bad_accesses: Occasional::default(),
     };
     let result = loop {
         let answer = match receiver.next(socket) {
@@ -101,12 +101,11 @@ struct Answer<'d> {
 struct Session<'d, 'b> {
     description: &'d Description,
     backend: &'b mut dyn ServerBackend,
+    log: &'b ClientLog,
     on_negotiated: &'b mut dyn FnMut(),
     negotiated: bool,
     /// The reply under construction; kept to keep its memory.
     reply: Vec<u8>,
-    unanswered: Occasional,
-    bad_accesses: Occasional,
 }
 
 impl<'d> Session<'d, '_> {
@@ -129,20 +128,10 @@ impl<'d> Session<'d, '_> {
             }
             Kind::Reply | Kind::Posted | Kind::Undefined { no_reply: true } => {
                 if let Err(errno) = result {
-                    self.log_unanswered(header, errno);
+                    self.log.unanswered(header.command, errno);
                 }
                 None
             }
-        }
-    }
-
-    fn log_unanswered(&mut self, command: Header, errno: Errno) {
-        if let Some(times) = self.unanswered.count() {
-            let command = command.command;
-            warn!(
-                command,
-                times, "failed, and the client takes no answer: {errno}"
-            );
         }
     }
 
@@ -360,12 +349,7 @@ impl<'d> Session<'d, '_> {
         });
         if let Err(errno) = result {
             self.reply[start..].fill(0xff);
-            if let Some(times) = self.bad_accesses.count() {
-                warn!(
-                    index,
-                    offset, count, times, "read answered with all-ones: {errno}"
-                );
-            }
+            self.log.failed_read(index, offset, count, errno);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use hmmgpu_model::Interrupt;
+use hmmgpu_model::{Interrupt, Occasional};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -84,9 +84,12 @@ impl Inner {
                 // It fails when the client was quicker.
                 let _ = rustix::io::read(&self.event, &mut [0; 8]);
             });
-            tracing::warn!(
-                "a client's event was full, and an interrupt waited for it: {emptied:?}"
-            );
+            if let Some(times) = FULL.count() {
+                tracing::warn!(
+                    times,
+                    "a client's event was full, and an interrupt waited for it: {emptied:?}"
+                );
+            }
         }
     }
 }
@@ -101,6 +104,9 @@ fn is_event(file: &File) -> bool {
 
 /// All events that there are; none: there is no thread that looks at them.
 static WATCHED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+
+/// Times that an event got somebody stuck.
+static FULL: Occasional = Occasional::new();
 
 /// Looks at an event from now on, for as long as it is used.
 fn watch(event: Weak<Inner>) -> io::Result<()> {

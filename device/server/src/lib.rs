@@ -10,8 +10,8 @@
 //! | `capabilities` | the JSON of the VERSION command |
 //! | `dispatch` | commands, and the answer to each |
 //! | `backend` | the device model behind [`vfio_user::ServerBackend`] |
+//! | `client_log` | what clients can cause at will is logged now and then |
 //! | `event` | how an interrupt is raised without waiting for the client |
-//! | `occasional` | what a client can cause at will is logged now and then |
 //! | `socket` | whose a socket path is |
 //! | `output` | where telemetry goes, whole or not at all |
 //! | `server` | the life of a server: bind, clients in sequence, shutdown, telemetry |
@@ -32,6 +32,7 @@
 
 mod backend;
 mod capabilities;
+mod client_log;
 mod connection;
 mod control;
 mod description;
@@ -39,7 +40,6 @@ mod dispatch;
 mod event;
 mod metrics;
 mod network;
-mod occasional;
 mod output;
 mod qemu;
 mod runtime_directory;
@@ -50,6 +50,7 @@ mod trace;
 mod wire;
 
 pub use backend::ModelBackend;
+pub use client_log::ClientLog;
 pub use connection::ConnectionError;
 pub use control::{ControlOptions, MAX_CONTROL_CLIENTS, serve_control_client};
 pub use description::{Description, MmapArea, Region};

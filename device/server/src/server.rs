@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::backend::ModelBackend;
+use crate::client_log::ClientLog;
 use crate::connection::ConnectionError;
 use crate::control::{ControlOptions, ControlSocket};
 use crate::dispatch::serve_client;
@@ -339,6 +340,7 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
         *current.lock().unwrap_or_else(PoisonError::into_inner) = client;
     };
     let finished = Shutdown::new()?;
+    let log = ClientLog::default();
     std::thread::scope(|scope| {
         let _finish = OnDrop(&finished);
         std::thread::Builder::new()
@@ -364,41 +366,40 @@ fn serve_clients(device: &Device, socket: &BoundSocket, shutdown: &Shutdown) -> 
                 }
             })?;
         while let Some(client) = accept(socket, shutdown)? {
+            log.connected();
             let client = Arc::new(client);
             replace(Some(Arc::clone(&client)));
             // Before the line above, the other thread had no client to shut down.
             if shutdown.is_triggered() {
                 break;
             }
-            serve_one(device, &client, shutdown);
+            serve_one(device, &client, &log, shutdown);
             replace(None);
         }
         Ok(())
     })
 }
 
-fn serve_one(device: &Device, client: &UnixStream, shutdown: &Shutdown) {
+fn serve_one(device: &Device, client: &UnixStream, log: &ClientLog, shutdown: &Shutdown) {
     let description = ModelBackend::describe(device);
-    let mut backend = ModelBackend::new(device);
+    let mut backend = ModelBackend::new(device, log);
     let patience = |time| {
         if let Err(error) = client.set_read_timeout(time) {
             warn!("a client's time is not limited as it should be: {error}");
         }
     };
     patience(Some(NEGOTIATION_PATIENCE));
-    let (negotiated, result) = serve_client(client, &description, &mut backend, &mut || {
+    let (negotiated, result) = serve_client(client, &description, &mut backend, log, &mut || {
         // From now on it may be silent for as long as its guest needs nothing.
         patience(None);
         device.client_connected(true);
     });
     match (device.memory_lost(), result) {
-        (None, Err(ConnectionError::Silent)) if !negotiated => {
-            warn!("client dropped: it did not negotiate within {NEGOTIATION_PATIENCE:?}");
-        }
-        (Some(lost), _) => warn!("client dropped: {lost}"),
-        (None, Ok(())) => info!(negotiated, "client has gone"),
+        (None, Err(ConnectionError::Silent)) if !negotiated => log.silent(NEGOTIATION_PATIENCE),
+        (Some(lost), _) => log.lost_memory(&lost),
+        (None, Ok(())) => log.gone(negotiated),
         (None, Err(_)) if shutdown.is_triggered() => info!("client was cut off by the shutdown"),
-        (None, Err(error)) => warn!("client dropped: {error}"),
+        (None, Err(error)) => log.dropped(&error),
     }
     // At shutdown the device is left as it is, for the telemetry to show.
     if negotiated && !shutdown.is_triggered() {
@@ -422,10 +423,7 @@ fn accept(socket: &BoundSocket, shutdown: &Shutdown) -> io::Result<Option<UnixSt
             return Ok(None);
         }
         match socket.listener().accept() {
-            Ok((client, _)) => {
-                info!("client connected");
-                return Ok(Some(client));
-            }
+            Ok((client, _)) => return Ok(Some(client)),
             Err(error) => match error.kind() {
                 // The client went again, or the poll was interrupted.
                 io::ErrorKind::WouldBlock

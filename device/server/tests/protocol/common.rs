@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hmmgpu_server::{Description, serve_client};
+use hmmgpu_server::{ClientLog, Description, serve_client};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -411,6 +411,7 @@ impl Harness {
         let recorder = Recorder::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (mut backend, stopped) = (recorder.clone(), Arc::clone(&stop));
+        let log = ClientLog::default();
         let thread = std::thread::spawn(move || {
             for client in listener.incoming() {
                 if stopped.load(Ordering::Acquire) {
@@ -421,6 +422,7 @@ impl Harness {
                     client.expect("accept"),
                     &description,
                     &mut backend,
+                    &log,
                     &mut || {},
                 );
             }

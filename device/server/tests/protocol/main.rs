@@ -11,6 +11,7 @@ mod dma_map;
 mod dma_unmap;
 mod file_descriptors;
 mod irq_info;
+mod logs;
 mod malformed;
 mod metrics;
 mod region_access;

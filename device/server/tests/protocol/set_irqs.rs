@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hmmgpu_model::{Config, Device};
-use hmmgpu_server::ModelBackend;
+use hmmgpu_server::{ClientLog, ModelBackend};
 use vfio_user::ServerBackend;
 
 use crate::bytes;
@@ -234,7 +234,8 @@ fn device() -> Device {
 #[test]
 fn a_connected_vector_is_raised_until_it_is_disconnected() {
     let device = device();
-    let mut backend = ModelBackend::new(&device);
+    let log = ClientLog::default();
+    let mut backend = ModelBackend::new(&device, &log);
     let event = event();
     let file = || vec![std::fs::File::from(event.try_clone().expect("clone"))];
     let mut set = |flags, start, count, fds| backend.set_irqs(MSIX, flags, start, count, fds);
@@ -262,7 +263,8 @@ fn a_client_that_fills_its_counter_blocks_nobody() {
     rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes()).expect("fill");
     let file = std::fs::File::from(event.try_clone().expect("clone"));
     bounded(move || {
-        let mut backend = ModelBackend::new(&device);
+        let log = ClientLog::default();
+        let mut backend = ModelBackend::new(&device, &log);
         backend
             .set_irqs(MSIX, EVENTFD | TRIGGER, 0, 1, vec![file])
             .expect("connect");

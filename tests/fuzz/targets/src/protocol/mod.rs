@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use hmmgpu_model::ResetCause;
-use hmmgpu_server::{ModelBackend, serve_client};
+use hmmgpu_server::{ClientLog, ModelBackend, serve_client};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -44,11 +44,12 @@ pub fn protocol(data: &[u8]) {
         let sent = send(&client, &mut Unstructured::new(data), files);
         client.shutdown(Shutdown::Write).expect("the client's end");
         let description = ModelBackend::describe(device);
-        let mut backend = ModelBackend::new(device);
+        let log = ClientLog::default();
+        let mut backend = ModelBackend::new(device, &log);
         // A client reads, lest the server waits for it.
         let (told, served) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| read_all(client));
-            let (_, served) = serve_client(&server, &description, &mut backend, &mut || {});
+            let (_, served) = serve_client(&server, &description, &mut backend, &log, &mut || {});
             drop(server);
             (reader.join().expect("a reader"), served)
         });
