@@ -451,6 +451,8 @@ fn wait_for(events: &[BorrowedFd<'_>; 3]) {
 }
 
 #[cfg(test)]
+mod confined;
+#[cfg(test)]
 mod tests {
     use hmmgpu_telemetry::snapshot::{SCHEMA, Snapshot};
 
