@@ -12,6 +12,15 @@ use landlock::{
 /// and abstract sockets of others. Older kernels do as much as they know.
 const WANTED: ABI = ABI::V6;
 
+/// What the versions after the first took, and seccomp takes too; and in which Linux the newest came.
+const LATER: [(i32, &str); 4] = [
+    (3, "truncating files"),
+    (4, "TCP"),
+    (5, "controlling devices"),
+    (6, "signals to others and their abstract sockets"),
+];
+const NEWEST: &str = "Linux 6.12";
+
 /// What can be done in a folder and those below it. Landlock knows no narrower place for files that
 /// are made or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +85,7 @@ pub(crate) fn missing() -> Option<String> {
     let status = probe();
     match status.as_ref().map(|status| &status.ruleset) {
         Some(RulesetStatus::FullyEnforced) => None,
-        Some(RulesetStatus::PartiallyEnforced) => Some(format!(
-            "{} is not all that there is to Landlock (Linux 6.12 has it), so that a device server is \
-             confined less",
-            available()
-        )),
+        Some(RulesetStatus::PartiallyEnforced) => Some(older(version(status.as_ref()).unwrap_or(1))),
         Some(RulesetStatus::NotEnforced) | None => Some(
             "this host has no Landlock (Linux 5.13 has it, with landlock among its lsm=), so that a \
              device server could open all files of its user"
@@ -89,14 +94,32 @@ pub(crate) fn missing() -> Option<String> {
     }
 }
 
+/// The sentence for a version before the newest.
+fn older(version: i32) -> String {
+    let later = LATER.iter().filter(|(since, _)| *since > version);
+    let later: Vec<_> = later.map(|(_, what)| *what).collect();
+    format!(
+        "Landlock {version} is not all that there is to Landlock ({NEWEST} has it), so that seccomp \
+         alone keeps a device server from {}",
+        later.join(", ")
+    )
+}
+
 /// What the host has.
 pub(crate) fn available() -> String {
-    match probe().map(|status| status.landlock) {
-        Some(LandlockStatus::Available {
+    match version(probe().as_ref()) {
+        Some(version) => format!("Landlock {version}"),
+        None => "no Landlock".to_owned(),
+    }
+}
+
+fn version(status: Option<&RestrictionStatus>) -> Option<i32> {
+    match status?.landlock {
+        LandlockStatus::Available {
             effective_abi,
             kernel_abi,
-        }) => format!("Landlock {}", kernel_abi.unwrap_or(effective_abi as i32)),
-        _ => "no Landlock".to_owned(),
+        } => Some(kernel_abi.unwrap_or(effective_abi as i32)),
+        _ => None,
     }
 }
 
@@ -150,6 +173,25 @@ mod tests {
             TcpListener::bind("127.0.0.1:0").unwrap_err();
         });
         assert_eq!(fs::read(path.join("telemetry/file")).unwrap(), b"after");
+    }
+
+    #[test]
+    fn what_an_older_landlock_does_not_take_is_said() {
+        for version in 1..WANTED as i32 {
+            let said = older(version);
+            assert!(said.starts_with(&format!("Landlock {version} ")), "{said}");
+            assert!(said.contains(NEWEST), "{said}");
+            let later = [
+                ("truncating", 3),
+                ("TCP", 4),
+                ("devices", 5),
+                ("signals", 6),
+                ("abstract sockets", 6),
+            ];
+            for (what, since) in later {
+                assert_eq!(said.contains(what), version < since, "{what}: {said}");
+            }
+        }
     }
 
     #[test]
