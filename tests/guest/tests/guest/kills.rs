@@ -1,8 +1,13 @@
 //! Kills at random moments: of the device server, of QEMU, of the launcher, from before there is a
-//! machine to the middle of migrations. Nothing is left, the exit code is as documented, and the
-//! next run works.
+//! machine to the middle of migrations. Nothing is left but the folder of a killed launcher, which
+//! the next run removes; the exit code is as documented, and the next run works.
 //!
-//! `HMMGPU_KILLS=100` does it that often; `HMMGPU_SEED=N` chooses other moments.
+//! Without more said it is three kills, one of each. `HMMGPU_KILLS=100` does it that often, and
+//! `HMMGPU_SEED=N` chooses other moments:
+//!
+//! ```sh
+//! HMMGPU_KILLS=100 cargo test --workspace --test guest -- kills --nocapture
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::Path;
