@@ -107,7 +107,7 @@ pub enum ConfigError {
 /// chunk of a copy in flight, or a step of a job. Dropping it stops its threads.
 #[derive(Debug)]
 pub struct Device {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     engines: Mutex<Vec<JoinHandle<()>>>,
     /// How the device was when it was halted.
     halted: OnceLock<Known>,
@@ -205,6 +205,7 @@ impl Device {
             link_model: Link::default(),
             inject: Injector::default(),
             late: Late::default(),
+            happening: Mutex::default(),
             gone: AtomicBool::new(false),
             resetting: Mutex::new(()),
             queue_stops: Occasional::default(),
@@ -444,8 +445,9 @@ impl Device {
         self.shared.arm(faults)
     }
 
-    /// Disarms all faults. An engine that stands still for one goes on; a device that was gone is
-    /// there again, as after power-on.
+    /// Disarms all faults: when it returns, none happens any more. An engine that stands still for
+    /// one goes on, and what is late has come; a device that was gone is there again, as after
+    /// power-on.
     pub fn clear_injected(&self) {
         self.shared.disarm();
     }
@@ -529,7 +531,7 @@ mod tests {
     use hmmgpu_contract::PAGE_SIZE;
     use hmmgpu_contract::desc::{NOTE_ALLOC, NOTE_FREE, Status};
     use hmmgpu_contract::regs::Reg;
-    use hmmgpu_telemetry::snapshot::EngineState;
+    use hmmgpu_telemetry::snapshot::{EngineState, FaultSite};
     use std::os::unix::fs::MetadataExt;
 
     const MIB: u64 = 1 << 20;
@@ -553,6 +555,17 @@ mod tests {
         assert_eq!(host.to_string(), "the host refused a thread");
         let source = std::error::Error::source(&host).map(ToString::to_string);
         assert_eq!(source.as_deref(), Some("no more"));
+    }
+
+    #[test]
+    fn a_device_that_was_told_not_to_does_not_break_any_more() {
+        let device = device();
+        let gone = "gpu:gone@1".parse().unwrap();
+        device.inject(vec![gone]).unwrap();
+        let hit = device.shared.inject.ask(FaultSite::Gpu, "", now_ns());
+        device.clear_injected();
+        device.shared.happen_to_gpu(hit.expect("a hit"));
+        assert!(!device.shared.is_gone());
     }
 
     /// Bytes of VRAM that the host has populated.

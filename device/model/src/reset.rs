@@ -60,8 +60,9 @@ impl Shared {
             client: _,     // whoever it is of
             link_model: _, // is not of the function
             inject,
-            late: _, // by generation
-            gone: _, // which nothing but clearing the fault undoes
+            late,
+            happening: _, // not of the function
+            gone: _,      // which nothing but clearing the fault undoes
             resetting,
             queue_stops: _, // of all generations
             resets,
@@ -84,6 +85,7 @@ impl Shared {
         }
         // From here on, engines get no permit for what they did before, and have none.
         dma.barrier();
+        late.forget();
         lock(registers).drained();
         faults.reset();
         self.wake_contexts();

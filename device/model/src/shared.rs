@@ -1,9 +1,10 @@
 //! What the threads of a device share, and how register writes reach them.
 //!
-//! Locks, in the order in which they are taken: `resetting`, configuration space, the DMA map, the
-//! fault queue, `registers`, the vectors; the MSI-X table under none but the first two. The gate of
-//! an address space is entered under the DMA map, and inside only the background's jobs are locked.
-//! These and a context's pending fault are taken under any of them, and nothing after them.
+//! Locks, in the order in which they are taken: `happening`, `resetting`, configuration space, the
+//! DMA map, the fault queue, `registers`, the vectors; the MSI-X table under none but the first
+//! three. The gate of an address space is entered under the DMA map, and inside only the
+//! background's jobs are locked. These, what is late, and a context's pending fault are taken under
+//! any of them, and nothing after them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     // Faults on purpose.
     pub(crate) inject: Injector,
     pub(crate) late: Late,
+    /// Held while something happens to the device as a whole, and while all is disarmed.
+    pub(crate) happening: Mutex<()>,
     /// The device is not there any more.
     pub(crate) gone: AtomicBool,
     /// Held by a reset from its beginning to its end.
@@ -148,7 +151,7 @@ impl Shared {
     }
 
     /// Makes everything that sleeps look around.
-    fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.engines.iter().for_each(Control::wake);
         self.invalidation.wake();
         self.faults.deliver(self);

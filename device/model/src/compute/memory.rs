@@ -8,6 +8,7 @@ use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
 use crate::command::Fault;
 use crate::dma::Access;
+use crate::inject::Hit;
 use crate::mmu::MmuFault;
 
 /// Why a job cannot go on from where it is.
@@ -19,10 +20,10 @@ pub(crate) enum Halt {
     Dma(Fault),
     /// An address that was found in memory is not aligned.
     Misaligned,
-    /// The translation takes so long: it is to be tried again then.
-    Late(Duration),
-    /// The translation never comes, until all faults are disarmed once more than so often.
-    Lost { clears: u32 },
+    /// The translation takes so long, as it was hit: it is to be tried again then.
+    Late(Duration, Hit),
+    /// The translation never comes, as it was hit.
+    Lost(Hit),
 }
 
 impl From<MmuFault> for Halt {

@@ -250,18 +250,20 @@ impl Run {
                 }
             }
             Halt::Misaligned => End::from(Status::STATUS_MISALIGNED),
-            Halt::Late(time) => {
+            Halt::Late(time, hit) => {
                 // Over by the time that it is woken, which may be before this returns.
-                let held = Held::Until(Instant::now() + time);
+                let until = Some(Instant::now() + time);
                 let wake = Event::Wake(self.number);
-                if turn.shared.late.put(time, wake).is_some() {
+                // A reset waits for it, and then forgets what is late.
+                let _view = self.permit(turn)?;
+                if turn.shared.put_late(time, wake, &hit).is_some() {
                     return Ok(Worked::GoesOn);
                 }
-                self.held = Some(held);
+                self.held = Some(Held { until, hit });
                 return Ok(Worked::Waits);
             }
-            Halt::Lost { clears } => {
-                self.held = Some(Held::Cleared(clears));
+            Halt::Lost(hit) => {
+                self.held = Some(Held { until: None, hit });
                 return Ok(Worked::Waits);
             }
             Halt::Dma(fault) => {

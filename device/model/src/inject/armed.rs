@@ -118,7 +118,7 @@ pub(crate) struct Hit {
     /// Its hits so far, for whoever wants to vary them.
     pub(crate) number: u64,
     /// How often all faults had been disarmed before it.
-    pub(crate) clears: u32,
+    clears: u32,
 }
 
 /// The bit of a site.
@@ -161,9 +161,13 @@ impl Injector {
         self.sites.store(sites, Ordering::Relaxed);
     }
 
-    /// Arms faults, all of them or none. Those that are not armed any more are forgotten if there
-    /// are too many, the oldest first.
-    pub(crate) fn arm(&self, specs: Vec<FaultSpec>) -> Result<(), TooManyFaults> {
+    /// Arms faults, all of them or none; returns those that are to happen at once. Those that are
+    /// not armed any more are forgotten if there are too many, the oldest first.
+    pub(crate) fn arm(
+        &self,
+        specs: Vec<FaultSpec>,
+        now_ns: u64,
+    ) -> Result<Vec<Hit>, TooManyFaults> {
         let mut faults = self.faults();
         let armed = faults.iter().filter(|fault| fault.armed).count();
         if armed + specs.len() > MAX_FAULTS {
@@ -175,9 +179,15 @@ impl Injector {
             over -= usize::from(!keep);
             keep
         });
+        let first_new = faults.len();
         faults.extend(specs.into_iter().map(Fault::new));
+        let now = faults[first_new..]
+            .iter_mut()
+            .filter(|fault| fault.spec.when == When::Now)
+            .map(|fault| fault.hit(now_ns, self.clears()))
+            .collect();
         self.update_sites(&faults);
-        Ok(())
+        Ok(now)
     }
 
     /// Disarms all.
@@ -189,26 +199,19 @@ impl Injector {
         self.update_sites(&faults);
     }
 
-    /// How often all were disarmed.
-    pub(crate) fn clears(&self) -> u32 {
+    fn clears(&self) -> u32 {
         self.clears.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was disarmed since a hit.
+    pub(crate) fn stands(&self, hit: &Hit) -> bool {
+        self.clears() == hit.clears
     }
 
     /// Something comes by at a site: what goes wrong with it, if anything. All that are armed for it
     /// count; of those that hit at once, the first is taken.
     pub(crate) fn ask(&self, site: FaultSite, part: &'static str, now_ns: u64) -> Option<Hit> {
         self.ask_if(site, part, now_ns, |_| true)
-    }
-
-    /// What is to happen to the device at once, if anything. Nothing has come by.
-    pub(crate) fn ask_now(&self, now_ns: u64) -> Option<Hit> {
-        let mut faults = self.faults();
-        let mut due = faults
-            .iter_mut()
-            .filter(|fault| fault.armed && fault.spec.when == When::Now);
-        let hit = due.next().map(|fault| fault.hit(now_ns, self.clears()));
-        self.update_sites(&faults);
-        hit
     }
 
     /// As [`Self::ask`], of those faults alone for whose action `concerns` is true.
@@ -280,7 +283,7 @@ mod tests {
         let injector = Injector::default();
         for spec in specs {
             let fault = spec.parse().expect("a fault");
-            injector.arm(vec![fault]).expect("room");
+            injector.arm(vec![fault], 0).expect("room");
         }
         injector
     }
@@ -342,13 +345,13 @@ mod tests {
         let injector = Injector::default();
         let arm = |spec: &str, count: usize| {
             let fault: FaultSpec = spec.parse().expect("a fault");
-            injector.arm(vec![fault; count])
+            injector.arm(vec![fault; count], 0).map(|now| now.len())
         };
-        assert_eq!(arm("copy:fail@9", MAX_FAULTS), Ok(()));
+        assert_eq!(arm("copy:fail@9", MAX_FAULTS), Ok(0));
         assert_eq!(arm("copy:drop", 1), Err(TooManyFaults));
         injector.disarm();
         assert!(!injector.any(FaultSite::Copy));
-        assert_eq!(arm("copy:drop", 2), Ok(()));
+        assert_eq!(arm("copy:drop", 2), Ok(0));
         let told = injector.told();
         assert_eq!(told.len(), MAX_FAULTS);
         let armed = told.iter().filter(|fault| fault.armed);

@@ -1,6 +1,7 @@
 //! What goes wrong with the device as a whole, its interrupts, fences and faults.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::{FaultAccess, FaultReason};
@@ -11,14 +12,14 @@ use hmmgpu_telemetry::snapshot::{FaultOutcome, FaultSite};
 
 use super::armed::{Hit, TooManyFaults};
 use super::late::Event;
-use super::spec::{Action, FaultSpec, When};
+use super::spec::{Action, FaultSpec};
 use crate::clock::now_ns;
 use crate::compute::Halt;
 use crate::mmu::{MmuFault, UntoldFault};
 use crate::queue::{Ended, Run};
 use crate::registers::Registers;
 use crate::reset::ResetCause;
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 
 /// A bit of a virtual address that is flipped in a fault record which is not what it should be: far
 /// from where any process has memory.
@@ -37,27 +38,33 @@ impl Shared {
 
     /// Arms faults, all of them or none. What is to happen at once has happened when this returns.
     pub(crate) fn arm(&self, faults: Vec<FaultSpec>) -> Result<(), TooManyFaults> {
-        let now = faults.iter().any(|fault| fault.when == When::Now);
-        self.inject.arm(faults)?;
-        if now && let Some(hit) = self.inject.ask_now(now_ns()) {
+        for hit in self.inject.arm(faults, now_ns())? {
             self.happen_to_gpu(hit);
         }
         Ok(())
     }
 
-    /// Disarms all faults. A device that was gone is there again.
+    /// Disarms all faults. What stands still for one goes on, and what is late has happened when
+    /// this returns. A device that was gone is there again.
     pub(crate) fn disarm(&self) {
+        let _nothing_happens_to_the_gpu = lock(&self.happening);
         self.inject.disarm();
-        // Jobs may wait for that.
-        self.wake_contexts();
-        if self.gone.swap(false, Ordering::SeqCst) {
-            // All of the function, as a new one.
+        self.late.hurry(|event| self.happens(event));
+        self.wake_all();
+        if self.is_gone() {
+            // All of the function, as a new one; of the old one nobody sees any more.
             self.reset(ResetCause::Flr);
+            self.gone.store(false, Ordering::SeqCst);
         }
     }
 
-    /// The device resets itself, or is gone. The caller has no permit.
-    pub(crate) fn happen_to_gpu(&self, hit: Hit) {
+    /// The device resets itself, or is gone; `false` if all was disarmed since it was hit. The
+    /// caller has no permit.
+    pub(crate) fn happen_to_gpu(&self, hit: Hit) -> bool {
+        let _one_at_a_time = lock(&self.happening);
+        if !self.inject.stands(&hit) {
+            return false;
+        }
         if hit.action == Action::Gone {
             self.injected(&hit, FaultOutcome::Gone);
             self.vanish();
@@ -65,6 +72,12 @@ impl Shared {
             self.injected(&hit, FaultOutcome::Reset);
             self.reset(ResetCause::Injected);
         }
+        true
+    }
+
+    /// Lets an event that was hit happen after some time. Returns it if it is to happen now.
+    pub(crate) fn put_late(&self, time: Duration, event: Event, hit: &Hit) -> Option<Event> {
+        self.late.put(time, event, || self.inject.stands(hit))
     }
 
     /// Whether the device is not there any more.
@@ -103,7 +116,7 @@ impl Shared {
                     vector,
                     generation: registers.generation(),
                 };
-                if self.late.put(time, event).is_some() {
+                if self.put_late(time, event, &hit).is_some() {
                     self.raise_now(vector);
                 }
                 FaultOutcome::Late
@@ -126,8 +139,8 @@ impl Shared {
                 (FaultOutcome::Untold, Some(fault))
             }
             Action::Delay(time) => {
-                let told = self.late.put(time, Event::Fault(fault)).map(|_| fault);
-                (FaultOutcome::Late, told)
+                let now = self.put_late(time, Event::Fault(fault), &hit);
+                (FaultOutcome::Late, now.map(|_| fault))
             }
             _ => return Some(fault),
         };
@@ -158,8 +171,8 @@ impl Shared {
         let (outcome, halt) = match hit.action {
             Action::Fail => (FaultOutcome::Told, fault(FaultReason::FAULT_NOT_PRESENT)),
             Action::Corrupt => (FaultOutcome::Told, fault(FaultReason::FAULT_MALFORMED)),
-            Action::Delay(time) => (FaultOutcome::Late, Halt::Late(time)),
-            Action::Drop => (FaultOutcome::Lost, Halt::Lost { clears: hit.clears }),
+            Action::Delay(time) => (FaultOutcome::Late, Halt::Late(time, hit)),
+            Action::Drop => (FaultOutcome::Lost, Halt::Lost(hit)),
             _ => return Ok(()),
         };
         self.injected(&hit, outcome);
@@ -216,7 +229,7 @@ impl Run<'_> {
             }
             Action::Drop => (FaultOutcome::Lost, None),
             Action::Delay(time) => {
-                self.stand_still(Some(time), || true)?;
+                self.stand_still(Some(time), &hit)?;
                 (FaultOutcome::Late, Some(record))
             }
             _ => return Ok(Some(record)),

@@ -13,7 +13,7 @@ mod transfer;
 pub use armed::{MAX_FAULTS, TooManyFaults};
 pub use spec::{Action, FaultSpec, Part, SpecError, When};
 
-pub(crate) use armed::Injector;
+pub(crate) use armed::{Hit, Injector};
 pub(crate) use late::{Event, Held, Late};
 pub(crate) use spec::parse_time;
 pub(crate) use transfer::Verdict;

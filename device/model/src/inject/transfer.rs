@@ -55,8 +55,9 @@ impl Run<'_> {
         let ask = |site, part| shared.inject.ask(site, part, now_ns());
         if let Some(hit) = ask(FaultSite::Gpu, "") {
             self.keep_none();
-            shared.happen_to_gpu(hit);
-            return Err(Ended);
+            if shared.happen_to_gpu(hit) {
+                return Err(Ended);
+            }
         }
         if let Some(hit) = ask(FaultSite::Engine, "") {
             let time = match hit.action {
@@ -64,7 +65,7 @@ impl Run<'_> {
                 _ => None,
             };
             shared.injected(&hit, FaultOutcome::Late);
-            self.stand_still(time, || shared.inject.clears() == hit.clears)?;
+            self.stand_still(time, &hit)?;
         }
         if let Some(end) = end_in_vram(transfer) {
             let beyond = |action| matches!(action, Action::Full(bytes) if end > bytes);
@@ -82,7 +83,7 @@ impl Run<'_> {
             Action::Drop => (FaultOutcome::Untold, Verdict::Skip),
             Action::Corrupt => (FaultOutcome::Untold, Verdict::Corrupt(hit)),
             Action::Delay(time) => {
-                self.stand_still(Some(time), || true)?;
+                self.stand_still(Some(time), &hit)?;
                 (FaultOutcome::Late, Verdict::Go)
             }
             _ => return Ok(Verdict::Go),
@@ -91,28 +92,23 @@ impl Run<'_> {
         Ok(verdict)
     }
 
-    /// Does nothing for a time, or for ever, while `go_on` and the run lasts.
+    /// Does nothing for a time, or for ever, until all is disarmed. Whoever disarms, or ends the
+    /// run, wakes the engine.
     ///
     /// # Errors
     /// The run has ended.
-    pub(crate) fn stand_still(
-        &mut self,
-        time: Option<Duration>,
-        go_on: impl Fn() -> bool,
-    ) -> Result<(), Ended> {
-        /// Who clears a fault wakes nobody.
-        const LOOK: Duration = Duration::from_millis(20);
+    pub(crate) fn stand_still(&mut self, time: Option<Duration>, hit: &Hit) -> Result<(), Ended> {
         self.keep_none();
         let end = time.map(|time| Instant::now() + time);
-        while go_on() {
+        while self.shared.inject.stands(hit) {
             if !self.lasts() {
                 return Err(Ended);
             }
-            let left = end.map_or(LOOK, |end| end.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                break;
+            match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => std::thread::park(),
+                Some(Duration::ZERO) => break,
+                Some(left) => std::thread::park_timeout(left),
             }
-            std::thread::park_timeout(left.min(LOOK));
         }
         Ok(())
     }

@@ -116,9 +116,13 @@ impl FaultQueue {
     /// Tells the driver of a fault that was kept back, if its context still runs.
     pub(crate) fn tell_late(&self, shared: &Shared, fault: UntoldFault) {
         let view = shared.dma.view();
+        let context = fault.record.context;
+        // The view keeps the run from ending now.
+        if !shared.contexts[context as usize].control.allows(fault.run) {
+            return;
+        }
         let mut state = lock(&self.state);
         // No context has two: a newer one has taken its place.
-        let context = fault.record.context;
         let newer = |untold: &UntoldFault| untold.record.context == context;
         if !state.untold.iter().any(newer) {
             state.untold.push_back(fault);
@@ -221,4 +225,22 @@ fn fail(shared: &Shared, setup: &QueueSetup, index: u32, fault: Fault) {
         address,
     });
     shared.raise(&registers, causes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Device};
+
+    #[test]
+    fn a_fault_of_a_run_that_has_ended_is_not_kept() {
+        let device = Device::new(Config::default()).unwrap();
+        let record = FaultRecord {
+            sequence: 1,
+            ..FaultRecord::default()
+        };
+        let faults = &device.shared.faults;
+        faults.tell_late(&device.shared, UntoldFault { run: 1, record });
+        assert!(lock(&faults.state).untold.is_empty());
+    }
 }

@@ -24,6 +24,12 @@ fn arm(device: &Arc<Device>, fault: &str) {
     device.inject(vec![fault]).expect("room");
 }
 
+/// Hits of the fault that was armed last.
+fn hits(device: &Arc<Device>) -> u64 {
+    let faults = device.snapshot().injected;
+    faults.last().map_or(0, |fault| fault.hits)
+}
+
 fn told(device: &Arc<Device>) -> InjectedFault {
     device.snapshot().injected.remove(0)
 }
@@ -260,6 +266,102 @@ fn what_is_to_happen_at_once_happens_without_any_work() {
     assert_eq!(driver.read(Reg::MAGIC.0), u32::MAX);
     let outcomes = told(driver.function()).outcomes;
     assert_eq!(outcomes, [(FaultOutcome::Gone, 1)]);
+}
+
+#[test]
+fn all_that_is_to_happen_at_once_happens() {
+    let driver = mock(MIB);
+    let device = driver.function();
+    arm(device, "gpu:reset*2");
+    let faults = ["gpu:reset", "copy:fail@9", "gpu:gone", "gpu:reset"];
+    let faults = faults.map(|fault| fault.parse().expect("a fault"));
+    device.inject(faults.to_vec()).expect("room");
+    assert_eq!(driver.read(Reg::MAGIC.0), u32::MAX);
+    let injected = device.snapshot().injected;
+    // The first still has one for the next copy.
+    let hits: Vec<_> = injected.iter().map(|fault| fault.hits).collect();
+    assert_eq!(hits, [1, 1, 0, 1, 1]);
+    let armed: Vec<_> = injected.iter().map(|fault| fault.armed).collect();
+    assert_eq!(armed, [true, false, true, false, false]);
+    let resets = device.snapshot().events.resets;
+    assert_eq!(resets, [("injected".to_owned(), 3)]);
+}
+
+/// Of what is late nothing comes after its fault was cleared: it comes by then.
+#[test]
+fn what_is_late_comes_when_that_is_cleared() {
+    let (mut driver, data) = filled(2);
+    let device = driver.function().clone();
+    let interrupt = InterruptCounter::new();
+    device.set_interrupt(VECTOR, interrupt.sink());
+    let copies: Vec<_> = (0..2).map(|page| to_vram(&driver, page)).collect();
+    for fault in [
+        "copy:delay=1000s@2",
+        "fence:delay=1000s",
+        "engine:hang=1000s",
+    ] {
+        arm(&device, fault);
+        driver.submit(&copies).unwrap();
+        let sequence = driver.fence(false).unwrap();
+        driver.until(fault, |_| hits(&device) == 1).unwrap();
+        assert_ne!(driver.record().sequence, sequence, "{fault}");
+        device.clear_injected();
+        assert_clean(&driver.wait(sequence).unwrap());
+    }
+    assert_eq!(vram(&mut driver, 2), data);
+    arm(&device, "interrupt:delay=1000s*2");
+    for _ in 0..2 {
+        let sequence = driver.fence(true).unwrap();
+        driver.wait(sequence).unwrap();
+        // The interrupt is raised, or late, once a register was accessed.
+        driver.read(Reg::INT_CAUSE.0);
+    }
+    assert_eq!(interrupt.count(), 0);
+    device.clear_injected();
+    assert_eq!(interrupt.count(), 2);
+}
+
+#[test]
+fn a_translation_or_fault_record_that_is_late_comes_when_that_is_cleared() {
+    let (world, mut queues) = world(16 * MIB, 4);
+    let mut process = world.process(2);
+    let fill = jobs::fill(BASE, 8, 7);
+    arm(&world.device, "fault:delay=1000s");
+    let sequence = process.driver.submit(&fill).unwrap();
+    hmmgpu_model::mock::until("a hit", || hits(&world.device) == 1).unwrap();
+    assert!(queues.faults.take().is_none());
+    world.device.clear_injected();
+    let told = queues.faults.take().expect("a fault");
+    process.map(BASE, Side::System(world.take(PAGE)), ALL);
+    queues.replay(&told);
+    assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
+    arm(&world.device, "translation:delay=1000s");
+    let sequence = process.driver.submit(&fill).unwrap();
+    hmmgpu_model::mock::until("a hit", || hits(&world.device) == 1).unwrap();
+    assert!(process.driver.record(sequence).is_none());
+    world.device.clear_injected();
+    assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
+}
+
+/// What is late of before a reset is forgotten, not only ignored when its time comes.
+#[test]
+fn what_is_late_takes_no_room_after_a_reset() {
+    let mut driver = mock(MIB);
+    let interrupt = InterruptCounter::new();
+    driver.function().set_interrupt(VECTOR, interrupt.sink());
+    arm(driver.function(), "interrupt:delay=1000s@every:1");
+    let raise = |driver: &mut Mock| {
+        let sequence = driver.fence(true).unwrap();
+        driver.wait(sequence).unwrap();
+        driver.read(Reg::INT_CAUSE.0);
+        interrupt.count()
+    };
+    // One for which there is no room any more is not late.
+    let most = (0..100_000).find(|_| raise(&mut driver) == 1);
+    assert!(most.is_some());
+    driver.write(Reg::RESET_CTRL.0, RESET_CTRL_RESET);
+    driver.start().unwrap();
+    assert_eq!(raise(&mut driver), 1);
 }
 
 #[test]
