@@ -183,6 +183,8 @@ impl Shared {
     pub(crate) fn happens(&self, event: Event) {
         match event {
             Event::Interrupt { vector, generation } => {
+                // Whoever takes the right to master the bus waits for views.
+                let _view = self.dma.view();
                 let registers = self.registers();
                 if registers.generation() == generation && self.may_master() {
                     self.raise_now(vector);

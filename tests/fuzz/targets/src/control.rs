@@ -1,5 +1,6 @@
 //! The control socket: any bytes on a connection, and the answers to them.
 
+use hmmgpu_model::{Action, Device, FaultSpec, LinkSpec, MAX_FAULTS};
 use hmmgpu_server::serve_control_client;
 use hmmgpu_telemetry::control::{
     Answer, Command, Hello, INTERVAL_MS, MAX_REQUEST_BYTES, PROTOCOL, Reply, Request,
@@ -9,14 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-use crate::device::small_device;
+use crate::breakage::is_at_once;
+use crate::device::{is_gone, small_device};
 
 /// Longest input: some requests of the greatest length.
 const MOST_BYTES: usize = 4 * MAX_REQUEST_BYTES;
 
 /// Bytes from a client that then closes its half. Holds: the greeting comes first; each line gets
 /// one answer of its id, of its kind and in order, up to a line that is too long, which ends the
-/// connection; every answer is one line of JSON.
+/// connection; every answer is one line of JSON; and what was asked for is armed and modelled.
 pub fn control(data: &[u8]) {
     let data = &data[..data.len().min(MOST_BYTES)];
     let told = runtime().block_on(talk(data));
@@ -27,8 +29,9 @@ pub fn control(data: &[u8]) {
 
     // A subscription's snapshots come whenever nothing else has to be answered.
     let mut subscriptions = Vec::new();
+    let mut asked = Asked::default();
     for line in requests(data) {
-        let expected = expected(line);
+        let expected = asked.expected(line);
         if let Expected::Subscribed(id) = expected {
             subscriptions.push(id);
             continue;
@@ -45,6 +48,7 @@ pub fn control(data: &[u8]) {
         assert!(subscribed, "an answer to nothing: {reply:?}");
         assert!(is_snapshot(&reply.answer), "{reply:?}");
     }
+    asked.is_done_by(small_device());
 }
 
 /// Time stands still while anything happens, and jumps when nothing does: nobody waits.
@@ -94,10 +98,9 @@ async fn talk(data: &[u8]) -> Vec<u8> {
 enum Expected {
     Snapshot(u64),
     Subscribed(u64),
-    Unsubscribed(u64),
+    Done(u64),
     Refused(u64),
-    /// Whatever there is to answer.
-    Any(u64),
+    Events(u64),
 }
 
 impl Expected {
@@ -105,9 +108,9 @@ impl Expected {
         let Reply { id, answer } = reply;
         match self {
             Self::Snapshot(of) => of == id && is_snapshot(answer),
-            Self::Unsubscribed(of) => of == id && *answer == Answer::Done {},
+            Self::Done(of) => of == id && *answer == Answer::Done {},
             Self::Refused(of) => of == id && matches!(answer, Answer::Error(_)),
-            Self::Any(of) => of == id,
+            Self::Events(of) => of == id && matches!(answer, Answer::Events(_)),
             Self::Subscribed(_) => false,
         }
     }
@@ -128,22 +131,78 @@ fn requests(data: &[u8]) -> Vec<&[u8]> {
     lines
 }
 
-fn expected(line: &[u8]) -> Expected {
-    if line.len() > MAX_REQUEST_BYTES {
-        return Expected::Refused(0);
-    }
-    #[allow(unreachable_patterns)] // Others are answered as the device is.
-    match serde_json::from_slice(line) {
-        Err(_) => Expected::Refused(0),
-        Ok(Request { id, command }) => match command {
-            Command::Snapshot { .. } => Expected::Snapshot(id),
+/// What was asked of the device, as far as it lasts.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Faults that are armed: nothing comes by, so that they stay so.
+    armed: usize,
+    gone: bool,
+    link: Option<LinkSpec>,
+}
+
+impl Asked {
+    fn expected(&mut self, line: &[u8]) -> Expected {
+        if line.len() > MAX_REQUEST_BYTES {
+            return Expected::Refused(0);
+        }
+        let Ok(Request { id, command }) = serde_json::from_slice(line) else {
+            return Expected::Refused(0);
+        };
+        let done = match command {
+            Command::Snapshot { .. } => return Expected::Snapshot(id),
+            Command::Events { .. } => return Expected::Events(id),
             Command::Subscribe { interval_ms } if INTERVAL_MS.contains(&interval_ms) => {
-                Expected::Subscribed(id)
+                return Expected::Subscribed(id);
             }
-            Command::Subscribe { .. } => Expected::Refused(id),
-            Command::Unsubscribe => Expected::Unsubscribed(id),
-            _ => Expected::Any(id),
-        },
+            Command::Subscribe { .. } => false,
+            Command::Unsubscribe => true,
+            Command::Inject { faults } => self.inject(&faults),
+            Command::ClearInjected => {
+                (self.armed, self.gone) = (0, false);
+                true
+            }
+            Command::SetLink { link } => match link.parse() {
+                Ok(link) => {
+                    self.link = Some(link);
+                    true
+                }
+                Err(_) => false,
+            },
+        };
+        if done {
+            Expected::Done(id)
+        } else {
+            Expected::Refused(id)
+        }
+    }
+
+    /// Whether these are armed.
+    fn inject(&mut self, faults: &[String]) -> bool {
+        let faults: Result<Vec<FaultSpec>, _> = faults.iter().map(|fault| fault.parse()).collect();
+        let Ok(faults) = faults else { return false };
+        if self.armed + faults.len() > MAX_FAULTS {
+            return false;
+        }
+        for fault in faults {
+            let at_once = is_at_once(&fault);
+            self.gone |= at_once && fault.action == Action::Gone;
+            self.armed += usize::from(!at_once || fault.times != Some(1));
+        }
+        true
+    }
+
+    /// The device is as it should be, and as before when this returns.
+    fn is_done_by(self, device: &Device) {
+        let snapshot = device.snapshot();
+        let armed = snapshot.injected.iter().filter(|fault| fault.armed);
+        assert_eq!(armed.count(), self.armed, "{:?}", snapshot.injected);
+        assert_eq!(is_gone(device), self.gone, "{:?}", snapshot.injected);
+        let asked = self.link.filter(|link| link.rates().is_some());
+        let modelled = snapshot.link_model.map(|model| model.spec);
+        assert_eq!(modelled, asked.map(|link| link.to_string()));
+        device.clear_injected();
+        assert!(!is_gone(device), "cleared");
+        device.set_link(LinkSpec::off());
     }
 }
 

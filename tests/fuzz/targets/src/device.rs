@@ -42,6 +42,24 @@ pub(crate) fn register(device: &Device, offset: u32) -> u32 {
     u32::from_le_bytes(word)
 }
 
+/// Whether the device is not there, as far as a driver sees.
+pub(crate) fn is_gone(device: &Device) -> bool {
+    register(device, Reg::MAGIC.0) == u32::MAX
+}
+
+/// A device that is gone answers nothing.
+///
+/// # Panics
+/// It does.
+pub(crate) fn answers_nothing(device: &Device) {
+    let mut head = [0; 64];
+    device.config_read(0, &mut head);
+    assert_eq!(head, [0xff; 64], "configuration space of nothing");
+    for reg in [Reg::MAGIC, Reg::STATE, Reg::GENERATION, Reg::INT_CAUSE] {
+        assert_eq!(register(device, reg.0), u32::MAX, "{reg:?} of nothing");
+    }
+}
+
 /// Waits until a reset is over.
 ///
 /// # Panics

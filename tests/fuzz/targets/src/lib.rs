@@ -4,6 +4,7 @@
 //! an ordinary test. More than the absence of panics holds: what a device may write, what it
 //! must answer, and that it works afterwards; each target says what.
 
+mod breakage;
 mod control;
 mod device;
 mod memory;

@@ -6,6 +6,7 @@ use hmmgpu_contract::compute::{JOB_NO_REPLAY, Job};
 use hmmgpu_contract::mmu::{PTE_LEAF, PTE_VALID, PTE_VRAM};
 
 use super::{READ_ONLY, READ_ONLY_PAGES, TABLE_PAGES, TABLES};
+use crate::breakage::{Fault, Link};
 use crate::device::VRAM_BYTES;
 
 /// A step.
@@ -47,6 +48,12 @@ pub(super) enum Action {
         after: Access,
         narrow: bool,
     },
+    /// Arms a fault.
+    Fault(Fault),
+    /// Disarms all faults.
+    ClearFaults,
+    /// Models a link, or none.
+    Link(Link),
 }
 
 /// A new entry.

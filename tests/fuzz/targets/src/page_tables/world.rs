@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use hmmgpu_contract::PAGE_SIZE;
-use hmmgpu_contract::compute::{JOB_NO_REPLAY, Job};
+use hmmgpu_contract::compute::{JOB_NO_REPLAY, Job, JobRecord};
 use hmmgpu_contract::desc::{Desc, Status};
 use hmmgpu_contract::mmu::FaultReason;
 use hmmgpu_contract::regs::{
@@ -12,14 +13,18 @@ use hmmgpu_contract::regs::{
 };
 use hmmgpu_model::mock::descriptors::{cancel, invalidate, replay};
 use hmmgpu_model::mock::{
-    ContextConfig, ContextDriver, Driver, FaultReader, GuestRam, QueueConfig, jobs,
+    ContextConfig, ContextDriver, Driver, FaultReader, GuestRam, QueueConfig, jobs, until,
 };
-use hmmgpu_model::{Device, ResetCause};
+use hmmgpu_model::{Device, LinkSpec, ResetCause};
+use hmmgpu_telemetry::snapshot::FaultSite;
 
 use super::action::{Access, Action, Kind};
 use super::reference::{Memory, Place, translate};
 use super::{READ_ONLY, READ_ONLY_PAGES, TABLE_PAGES, TABLES};
-use crate::device::{VRAM_BYTES, copies_well, register, small_device, wait_until_ready};
+use crate::breakage::{Breakage, Fault};
+use crate::device::{
+    VRAM_BYTES, answers_nothing, copies_well, is_gone, register, small_device, wait_until_ready,
+};
 use crate::memory::Window;
 use crate::snapshot;
 
@@ -34,6 +39,8 @@ const RING_LOG2: u32 = 4;
 /// The context whose accesses are looked at; the others do what they like.
 const LOOKED_AT: usize = 0;
 const HOSTILE: usize = 2;
+/// How long a translation is waited for, which may never come.
+const PATIENCE: Duration = Duration::from_millis(3);
 /// What is written, and added.
 const PATTERN: u64 = 0x0123_4567_89ab_cdef;
 const ADDEND: u64 = 3;
@@ -50,6 +57,7 @@ pub(super) struct World {
     contexts: Vec<Context>,
     /// The reference came to memory of queues.
     met_queues: Cell<bool>,
+    breakage: Breakage,
 }
 
 /// Guest RAM is made once.
@@ -113,11 +121,33 @@ impl World {
             faults,
             contexts,
             met_queues: Cell::new(false),
+            breakage: Breakage::default(),
         }
     }
 
     /// Does something. What the device must not write to it has not written to.
     pub(super) fn act(&mut self, action: &Action) {
+        let needs_device = matches!(
+            action,
+            Action::Submit { .. }
+                | Action::Invalidate { .. }
+                | Action::Answer { .. }
+                | Action::Reset
+                | Action::Probe { .. }
+        );
+        if needs_device && is_gone(self.device) {
+            answers_nothing(self.device);
+        } else {
+            self.carry_out(action);
+        }
+        let gone = is_gone(self.device);
+        for window in self.windows.iter_mut() {
+            window.set_frozen(gone || window.mapped != Some(true));
+            window.check();
+        }
+    }
+
+    fn carry_out(&mut self, action: &Action) {
         match action {
             Action::Entry(change) => {
                 let (at, entry) = change.get();
@@ -158,15 +188,64 @@ impl World {
                     true => (after.address.get() & !0xfff, PAGE_SIZE),
                     false => (0, 1 << 48),
                 };
-                let desc = invalidate(self.contexts[LOOKED_AT].context(), address, bytes);
-                let record = self.invalidation.run(&[desc]).expect("a fence");
-                assert_eq!(record.errors, 0, "{record:?}");
+                self.invalidate(address, bytes);
                 self.probe(after);
             }
+            Action::Fault(fault) => self.arm(*fault),
+            Action::ClearFaults => self.clear_faults(),
+            Action::Link(link) => self.device.set_link(link.spec()),
         }
-        for window in self.windows.iter_mut() {
-            window.set_frozen(window.mapped != Some(true));
-            window.check();
+    }
+
+    /// Without copies, a device resets itself or is gone at once, or never.
+    fn arm(&mut self, fault: Fault) {
+        let generation = register(self.device, Reg::GENERATION.0);
+        let fault = fault.spec();
+        self.breakage.add(&fault);
+        // There may be too many.
+        let _ = self.device.inject(vec![fault]);
+        if !is_gone(self.device) && register(self.device, Reg::GENERATION.0) != generation {
+            self.begin_again();
+        }
+    }
+
+    /// From here on all holds again.
+    fn clear_faults(&mut self) {
+        let gone = is_gone(self.device);
+        self.device.clear_injected();
+        self.breakage = Breakage::default();
+        if gone {
+            self.begin_again();
+        }
+    }
+
+    /// How often faults of a site hit since all was cleared, and those before.
+    fn hits(&self, site: FaultSite) -> u64 {
+        let injected = self.device.snapshot_without_windows().injected;
+        let here = injected.iter().filter(|fault| fault.site == site);
+        here.map(|fault| fault.hits).sum()
+    }
+
+    /// Invalidates what the context that is looked at has. Whether or not the fence gets lost, that
+    /// is done once the engine has gone on.
+    fn invalidate(&mut self, address: u64, bytes: u64) {
+        let desc = invalidate(self.contexts[LOOKED_AT].context(), address, bytes);
+        let breaks = self.breakage.fences;
+        let before = breaks.then(|| self.hits(FaultSite::Fence));
+        let queue = &mut self.invalidation;
+        queue.submit(&[desc]).expect("room");
+        let sequence = queue.fence(false).expect("room");
+        let end = queue.producer();
+        queue
+            .until("the engine behind it", |queue| queue.consumer() == end)
+            .expect("an engine that goes on");
+        if before == breaks.then(|| self.hits(FaultSite::Fence)) {
+            let queue = &self.invalidation;
+            queue
+                .until("fence", |queue| queue.record().sequence == sequence)
+                .expect("a fence");
+            let record = queue.record();
+            assert_eq!(record.errors, 0, "{record:?}");
         }
     }
 
@@ -216,6 +295,11 @@ impl World {
 
     fn reset(&mut self) {
         self.device.reset(ResetCause::VfioUser);
+        self.begin_again();
+    }
+
+    /// After a reset of the device, of whatever kind.
+    fn begin_again(&mut self) {
         let windows = self.windows.iter_mut();
         windows.for_each(|window| window.set_frozen(true));
         wait_until_ready(self.device);
@@ -237,6 +321,33 @@ impl World {
         context.start().expect("a context that runs");
     }
 
+    /// Runs a job to its end, and tells whether a translation may have gone wrong meanwhile. If it
+    /// never comes, that is cleared.
+    fn run(&mut self, job: &Job) -> (JobRecord, bool) {
+        /// Hits after which a translation that is late each time counts as one that never comes.
+        const MOST_HITS: u64 = 4;
+        if !self.breakage.translations {
+            let record = self.contexts[LOOKED_AT].run(job);
+            return (record.expect("a job that ends"), false);
+        }
+        let before = self.hits(FaultSite::Translation);
+        let since = |world: &Self| world.hits(FaultSite::Translation) - before;
+        let sequence = self.contexts[LOOKED_AT].submit(job).expect("room");
+        let ended = |world: &Self| world.contexts[LOOKED_AT].record(sequence).is_some();
+        until("a job, or a hit", || ended(self) || since(self) > 0)
+            .expect("an engine that goes on");
+        let deadline = Instant::now() + PATIENCE;
+        while !ended(self) && since(self) < MOST_HITS && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let hit = since(self) > 0;
+        if !ended(self) {
+            self.clear_faults();
+        }
+        let record = self.contexts[LOOKED_AT].wait(sequence);
+        (record.expect("a job that ends"), hit)
+    }
+
     /// One access, held against the reference.
     fn probe(&mut self, access: &Access) {
         // A range needs an address behind it, which the last word has not.
@@ -253,7 +364,18 @@ impl World {
         }
         let before = expected.map(|place| self.word_at(place));
         let job = jobs::flagged(job, JOB_NO_REPLAY);
-        let record = self.contexts[LOOKED_AT].run(&job).expect("a job that ends");
+        let (record, hit) = self.run(&job);
+        if hit && Status(record.status) == Status::STATUS_FAULT {
+            // A translation went wrong on purpose, maybe as it would have without.
+            let reason = u8::try_from(record.fault_reason).map(FaultReason);
+            let injected = [FaultReason::FAULT_NOT_PRESENT, FaultReason::FAULT_MALFORMED];
+            let reasons = injected.into_iter().chain(expected.err());
+            assert!(reasons.map(Ok).any(|one| one == reason), "{record:?}");
+            assert_eq!(record.fault_address, address, "{access:?}");
+            let after = expected.map(|place| self.word_at(place));
+            assert_eq!(after, before, "{access:?}");
+            return;
+        }
         match expected {
             Ok(place) => {
                 assert_eq!(Status(record.status), Status::STATUS_OK, "{access:?}");
@@ -312,6 +434,7 @@ impl World {
 
     /// Resets the device, and drives it well.
     pub(super) fn end(mut self) {
+        self.clear_faults();
         self.device.reset(ResetCause::Register);
         for window in self.windows.iter_mut() {
             window.set_frozen(true);
@@ -322,6 +445,7 @@ impl World {
         assert!(off.into_iter().all(|status| status == QUEUE_STATUS_OFF));
         assert_eq!(register(self.device, Reg::ERROR_COUNT.0), 0);
         copies_well(self.device);
+        self.device.set_link(LinkSpec::off());
         self.windows.iter().for_each(Window::check);
         snapshot::check(&self.device.snapshot());
         self.device.reset(ResetCause::Disconnect);

@@ -10,6 +10,7 @@ use hmmgpu_contract::regs::{
 use hmmgpu_model::ResetCause;
 
 use super::WINDOWS;
+use crate::breakage::{Fault, Link};
 use crate::device::{CONTEXTS, COPY_QUEUES, VRAM_BYTES};
 
 /// A step.
@@ -110,6 +111,12 @@ pub(super) enum Action {
     Wait {
         queue: Queue,
     },
+    /// Arms a fault.
+    Fault(Fault),
+    /// Disarms all faults.
+    ClearFaults,
+    /// Models a link, or none.
+    Link(Link),
 }
 
 /// A queue or context that there is, or one that there is not.

@@ -15,11 +15,15 @@ use hmmgpu_contract::regs::{
     QUEUE_STATUS_RUNNING, QueueReg, RESET_CTRL_RESET, Reg, STATE_READY, STATE_RESETTING,
 };
 use hmmgpu_model::mock::InterruptCounter;
-use hmmgpu_model::{Device, ResetCause};
+use hmmgpu_model::{Action as FaultAction, Device, LinkSpec, ResetCause};
 
 use super::action::{Action, Index, Queue, Word};
 use super::{READ_ONLY, WINDOWS};
-use crate::device::{CONTEXTS, COPY_QUEUES, copies_well, register, small_device, wait_until_ready};
+use crate::breakage::{Breakage, Fault, is_at_once};
+use crate::device::{
+    CONTEXTS, COPY_QUEUES, answers_nothing, copies_well, is_gone, register, small_device,
+    wait_until_ready,
+};
 use crate::memory::Window;
 use crate::snapshot;
 
@@ -49,6 +53,11 @@ pub(super) struct World {
     interrupts: InterruptCounter,
     /// How many there were when the device lost the right to raise more.
     raised: Option<u64>,
+    breakage: Breakage,
+    /// The device is gone, and nothing of it is under way: not only about to be gone.
+    surely_gone: bool,
+    /// In this action a reset was over.
+    surely_reset: bool,
 }
 
 /// Guest RAM is made once.
@@ -86,6 +95,9 @@ impl World {
             quiet: true,
             interrupts,
             raised: None,
+            breakage: Breakage::default(),
+            surely_gone: false,
+            surely_reset: false,
         };
         world.settle();
         world
@@ -94,21 +106,36 @@ impl World {
     /// Does something, and looks at what must hold after anything.
     pub(super) fn act(&mut self, action: &Action) {
         let generation = register(self.device, Reg::GENERATION.0);
+        let may_have_broken = self.breakage.device || is_gone(self.device);
+        self.surely_reset = false;
         self.carry_out(action);
         let now = register(self.device, Reg::GENERATION.0);
-        if now != generation {
+        if may_have_broken || self.breakage.device || self.surely_gone {
+            // Its own resets come at any time, and those that are seen may not be over.
+            self.quiet |= self.surely_reset;
+        } else if now != generation {
             assert_eq!(now, generation.wrapping_add(1), "one generation a reset");
             self.quiet = true;
         }
         self.settle();
-        assert_eq!(register(self.device, Reg::MAGIC.0), MAGIC_VALUE);
+        // In this order: it may be gone from one moment to the next.
         let state = register(self.device, Reg::STATE.0);
-        assert!(matches!(state, STATE_READY | STATE_RESETTING), "{state}");
+        match register(self.device, Reg::MAGIC.0) {
+            MAGIC_VALUE => {
+                assert!(matches!(state, STATE_READY | STATE_RESETTING), "{state}");
+                assert!(!self.surely_gone, "there again for nothing");
+            }
+            magic => {
+                assert_eq!(magic, u32::MAX);
+                assert!(self.surely_gone || self.breakage.device, "gone for nothing");
+                answers_nothing(self.device);
+            }
+        }
     }
 
     /// Knows from now on what the device must not write to, and that it raises no interrupts.
     fn settle(&mut self) {
-        let silent = self.quiet || !self.may_master();
+        let silent = self.silent();
         for window in self.windows.iter_mut() {
             window.set_frozen(silent || window.mapped != Some(true));
         }
@@ -126,6 +153,13 @@ impl World {
             let count = self.interrupts.count();
             assert_eq!(raised, count, "an interrupt out of silence");
         }
+    }
+
+    /// The device must write nowhere, and raise no interrupts.
+    fn silent(&self) -> bool {
+        let may_master = self.may_master();
+        let gone = is_gone(self.device);
+        self.quiet || self.surely_gone || !may_master && !gone
     }
 
     fn may_master(&self) -> bool {
@@ -250,7 +284,32 @@ impl World {
                 }
             }
             Action::Wait { queue } => self.wait(*queue),
+            Action::Fault(fault) => self.arm(*fault),
+            Action::ClearFaults => self.clear_faults(),
+            Action::Link(link) => self.device.set_link(link.spec()),
         }
+    }
+
+    fn arm(&mut self, fault: Fault) {
+        let fault = fault.spec();
+        let (at_once, what) = (is_at_once(&fault), fault.action);
+        self.breakage.add(&fault);
+        // There may be too many.
+        if self.device.inject(vec![fault]).is_ok() && at_once {
+            match what {
+                FaultAction::Gone => self.surely_gone = true,
+                _ => self.surely_reset = true,
+            }
+        }
+    }
+
+    /// From here on all holds again.
+    fn clear_faults(&mut self) {
+        let gone = is_gone(self.device);
+        self.device.clear_injected();
+        self.breakage = Breakage::default();
+        self.surely_gone = false;
+        self.surely_reset = gone;
     }
 
     fn set_up(&mut self, queue: Queue, believed: Believed, root: u64, vector: u32) {
@@ -371,9 +430,12 @@ impl World {
             }
             cause => self.device.reset(cause),
         }
+        // What is gone hears nothing of its driver.
+        let of_bus = matches!(cause, ResetCause::VfioUser | ResetCause::Disconnect);
+        self.surely_reset = of_bus || !is_gone(self.device);
     }
 
-    /// Waits for a queue to have nothing to do, for a while: so that what was asked for is mostly
+    /// Waits for a reset to be over and a queue to have nothing to do, for a while: so that what was asked for is mostly
     /// done before the next action, and an input does the same each time.
     fn wait(&self, queue: Queue) {
         if queue.number() == FAULT_QUEUE {
@@ -382,6 +444,9 @@ impl World {
         let header = self.believed(queue).header;
         let word = |offset: usize| self.load(header.wrapping_add(offset as u64));
         let deadline = Instant::now() + WAIT;
+        while register(self.device, Reg::STATE.0) == STATE_RESETTING && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         while register(self.device, queue.offset(QueueReg::QUEUE_STATUS)) == QUEUE_STATUS_RUNNING
             && word(offset_of!(QueueHeader, producer)) != word(offset_of!(QueueHeader, consumer))
             && Instant::now() < deadline
@@ -392,6 +457,7 @@ impl World {
 
     /// Resets the device, and drives it well.
     pub(super) fn end(mut self, cause: ResetCause) {
+        self.clear_faults();
         let generation = register(self.device, Reg::GENERATION.0);
         self.reset(cause);
         self.quiet = true;
@@ -405,6 +471,7 @@ impl World {
         wait_until_ready(self.device);
         self.is_as_after_power_on();
         copies_well(self.device);
+        self.device.set_link(LinkSpec::off());
         // Of all other memory that has touched none.
         self.windows.iter().for_each(Window::check);
         snapshot::check(&self.device.snapshot());
