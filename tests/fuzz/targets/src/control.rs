@@ -48,7 +48,7 @@ pub fn control(data: &[u8]) {
         assert!(subscribed, "an answer to nothing: {reply:?}");
         assert!(is_snapshot(&reply.answer), "{reply:?}");
     }
-    asked.is_done_by(small_device());
+    asked.done_by(small_device());
 }
 
 /// Time stands still while anything happens, and jumps when nothing does: nobody waits.
@@ -192,7 +192,7 @@ impl Asked {
     }
 
     /// The device is as it should be, and as before when this returns.
-    fn is_done_by(self, device: &Device) {
+    fn done_by(self, device: &Device) {
         let snapshot = device.snapshot();
         let armed = snapshot.injected.iter().filter(|fault| fault.armed);
         assert_eq!(armed.count(), self.armed, "{:?}", snapshot.injected);
