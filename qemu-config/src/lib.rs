@@ -3,7 +3,6 @@
 //! A program that wants guests of its own starts with [`vm::Vm`]. The device server of each guest
 //! is a process of its own, which is the `hmmgpu` program or any other whose `main` begins with
 //! [`cli::serve_if_asked`].
-#![forbid(unsafe_code)]
 
 pub mod accel;
 pub mod bench;

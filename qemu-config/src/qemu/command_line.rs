@@ -95,12 +95,14 @@ pub const BASE_KERNEL_ARGS: &[&str] = &[
     "no_timer_check",
 ];
 
-/// The kernel's command line: the base, no zeroing if so wished and under TCG, and what was
-/// added. An added word replaces an earlier one of the same key, except for `console`, of which
+/// The kernel's command line: the base; under TCG no zeroing if so wished, and the rate of the cycle
+/// counter ([`host_khz`](super::ticks::host_khz)) if it is known; and what was added. An added word
+/// replaces an earlier one of the same key, except for `console`, of which
 /// there may be several.
 pub fn kernel_args<'a>(
     accel: Accel,
     zeroing: bool,
+    tsc_khz: Option<u32>,
     added: impl IntoIterator<Item = &'a str>,
 ) -> Vec<String> {
     let key = |word: &str| word.split_once('=').map_or(word, |(key, _)| key).to_owned();
@@ -110,6 +112,9 @@ pub fn kernel_args<'a>(
         .collect();
     if !zeroing && accel == Accel::Tcg {
         words.push("init_on_alloc=0".into());
+    }
+    if accel == Accel::Tcg {
+        words.extend(tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
     }
     for word in added {
         let added_key = key(word);
@@ -270,7 +275,12 @@ mod tests {
             pluggable: false,
             kernel: "/vm/vmlinuz".into(),
             initrd: "/vm/initrd".into(),
-            kernel_args: kernel_args(Accel::Tcg, false, ["transparent_hugepage=always"]),
+            kernel_args: kernel_args(
+                Accel::Tcg,
+                false,
+                Some(2_600_000),
+                ["transparent_hugepage=always"],
+            ),
             device_sockets: vec!["/vm/gpu".into()],
             devices: vec![],
             sockets: Sockets::in_folder(Path::new("/vm"), false),
@@ -314,7 +324,7 @@ mod tests {
             "-initrd",
             "/vm/initrd",
             "-append",
-            "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check init_on_alloc=0 transparent_hugepage=always",
+            "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check init_on_alloc=0 tsc_early_khz=2600000 transparent_hugepage=always",
             "-chardev",
             "socket,id=qmp,path=/vm/qmp",
             "-chardev",
@@ -459,7 +469,8 @@ mod tests {
     #[test]
     fn zeroing_is_switched_off_under_tcg_only_and_can_be_overridden() {
         let words = |accel, zeroing, added: &[&str]| {
-            kernel_args(accel, zeroing, added.iter().copied()).split_off(BASE_KERNEL_ARGS.len())
+            kernel_args(accel, zeroing, None, added.iter().copied())
+                .split_off(BASE_KERNEL_ARGS.len())
         };
         assert_eq!(words(Accel::Tcg, false, &[]), ["init_on_alloc=0"]);
         assert_eq!(words(Accel::Tcg, true, &[]), Vec::<String>::new());
@@ -472,7 +483,7 @@ mod tests {
             words(Accel::Kvm, true, &["quiet", "a=1", "a=2"]),
             ["quiet", "a=2"]
         );
-        let consoles = kernel_args(Accel::Tcg, true, ["console=tty0", "loglevel=8"]);
+        let consoles = kernel_args(Accel::Tcg, true, None, ["console=tty0", "loglevel=8"]);
         assert_eq!(
             consoles,
             [
@@ -484,6 +495,18 @@ mod tests {
                 "loglevel=8"
             ]
         );
+    }
+
+    #[test]
+    fn the_rate_of_the_counter_is_told_under_tcg_only_and_can_be_overridden() {
+        let words = |accel, added: &[&str]| {
+            kernel_args(accel, true, Some(2_000_000), added.iter().copied())
+                .split_off(BASE_KERNEL_ARGS.len())
+        };
+        assert_eq!(words(Accel::Tcg, &[]), ["tsc_early_khz=2000000"]);
+        assert_eq!(words(Accel::Kvm, &[]), Vec::<String>::new());
+        let other = ["tsc_early_khz=1"];
+        assert_eq!(words(Accel::Tcg, &other), other);
     }
 
     #[test]

@@ -2,3 +2,4 @@
 
 pub mod command_line;
 pub mod qmp;
+pub mod ticks;

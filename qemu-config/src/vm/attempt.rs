@@ -26,6 +26,7 @@ use super::{
 use crate::accel::Accel;
 use crate::qemu::command_line::{Machine, Sockets, gpu_device, gpu_id, kernel_args};
 use crate::qemu::qmp::{Notice, Qmp, QmpError};
+use crate::qemu::ticks::host_khz;
 use crate::text::{Tail, for_each_line, printable};
 
 /// Where QEMU sees the folder of the run, and the kernel.
@@ -370,6 +371,7 @@ impl<'a> Attempt<'a> {
             kernel_args: kernel_args(
                 self.accel,
                 options.profile.zeroing,
+                host_khz(),
                 options
                     .profile
                     .kernel_args
