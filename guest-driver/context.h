@@ -7,6 +7,7 @@
 #define HMMGPU_CONTEXT_H
 
 #include <linux/completion.h>
+#include <linux/dma-direction.h>
 #include <linux/maple_tree.h>
 #include <linux/mmu_notifier.h>
 #include <linux/workqueue.h>
@@ -219,6 +220,15 @@ u64 hmmgpu_pt_entry(struct hmmgpu_pagetable *pt, unsigned long addr,
 		    bool *large);
 void hmmgpu_pt_set(struct hmmgpu_pagetable *pt, unsigned long addr, u64 entry,
 		   bool large);
+/*
+ * How the memory behind an entry is mapped for DMA. What is only read may be mapped
+ * any number of times, as the zero page and merged pages are.
+ */
+static inline enum dma_data_direction hmmgpu_pte_direction(u64 entry)
+{
+	return entry & HMMGPU_PTE_WRITE ? DMA_BIDIRECTIONAL : DMA_TO_DEVICE;
+}
+
 bool hmmgpu_pt_any(struct hmmgpu_pagetable *pt, unsigned long start,
 		   unsigned long end);
 bool hmmgpu_pt_any_exclusive(struct hmmgpu_pagetable *pt, unsigned long start,

@@ -159,7 +159,8 @@ static u64 hmmgpu_make_entry(struct hmmgpu_device *hdev, unsigned long pfn,
 		return entry | HMMGPU_PTE_VRAM |
 		       hmmgpu_page_to_vram(hdev, page);
 	}
-	addr = dma_map_page(hdev->dev, page, 0, size, DMA_BIDIRECTIONAL);
+	addr = dma_map_page(hdev->dev, page, 0, size,
+			    hmmgpu_pte_direction(entry));
 	if (dma_mapping_error(hdev->dev, addr))
 		return 0;
 	if ((pfn & HMM_PFN_WRITE) && !folio_test_dirty(folio))
@@ -186,14 +187,13 @@ static unsigned int hmmgpu_map_one(struct hmmgpu_context *ctx,
 	entry = hmmgpu_pt_entry(pt, addr, &is_large);
 	if ((entry & wanted) == wanted)
 		return nr;
-	if (entry) {
+	if (entry & HMMGPU_PTE_VRAM) {
 		/* The same memory, or it would have been taken away. */
-		entry |= wanted;
-		if (entry & HMMGPU_PTE_VRAM)
-			entry |= HMMGPU_PTE_ATOMIC;
-		else if (!folio_test_dirty(page_folio(hmm_pfn_to_page(pfn))))
-			folio_mark_dirty(page_folio(hmm_pfn_to_page(pfn)));
+		entry |= wanted | HMMGPU_PTE_ATOMIC;
 	} else {
+		/* Memory that the device only read is mapped anew to be written. */
+		if (entry)
+			hmmgpu_mirror_zap(ctx, addr, addr + nr * PAGE_SIZE);
 		entry = hmmgpu_make_entry(hdev, pfn,
 					  large ? HPAGE_PMD_SIZE : PAGE_SIZE);
 		if (!entry)

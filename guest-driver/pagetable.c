@@ -503,7 +503,7 @@ static bool hmmgpu_leaf_release(struct hmmgpu_pagetable *pt,
 	if (!(entry & HMMGPU_PTE_VRAM))
 		dma_unmap_page(hdev->dev, entry & HMMGPU_PTE_ADDRESS,
 			       1UL << hmmgpu_pt_shift(level),
-			       DMA_BIDIRECTIONAL);
+			       hmmgpu_pte_direction(entry));
 	hmmgpu_table_set(table, level, addr, 0);
 	return false;
 }

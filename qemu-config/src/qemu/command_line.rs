@@ -95,6 +95,11 @@ pub const BASE_KERNEL_ARGS: &[&str] = &[
     "no_timer_check",
 ];
 
+/// Words that a debug kernel gets. An interrupt in the moment in which `identify_cpu()` has the
+/// processor's features cleared makes KASAN take right addresses for wild, if there are five levels
+/// of page tables; after that report KASAN and lockdep say nothing any more.
+pub const DEBUG_KERNEL_ARGS: &[&str] = &["no5lvl"];
+
 /// The kernel's command line: the base; under TCG no zeroing if so wished, and the rate of the cycle
 /// counter ([`host_khz`](super::ticks::host_khz)) if it is known; and what was added. An added word
 /// replaces an earlier one of the same key, except for `console`, of which

@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job};
-use hmmgpu_images::{Bind, Images};
+use hmmgpu_images::{Bind, Images, KernelSpec};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::ports::{CONNECT_TIME, Port, feed, feed_bytes, pump};
@@ -24,7 +24,9 @@ use super::{
     VmEvent, VmIo, host, read_snapshot,
 };
 use crate::accel::Accel;
-use crate::qemu::command_line::{Machine, Sockets, gpu_device, gpu_id, kernel_args};
+use crate::qemu::command_line::{
+    DEBUG_KERNEL_ARGS, Machine, Sockets, gpu_device, gpu_id, kernel_args,
+};
 use crate::qemu::qmp::{Notice, Qmp, QmpError};
 use crate::qemu::ticks::host_khz;
 use crate::text::{Tail, for_each_line, printable};
@@ -360,6 +362,12 @@ impl<'a> Attempt<'a> {
     ) -> Result<Connected, Stop> {
         let options = &self.vm.options;
         let inside = Path::new(INSIDE);
+        let of_debug = match options.profile.kernel {
+            Some(KernelSpec::Debug(_)) => DEBUG_KERNEL_ARGS,
+            _ => &[],
+        };
+        let added = options.profile.kernel_args.iter();
+        let added = added.chain(&options.kernel_args);
         let machine = Machine {
             accel: self.accel,
             memory: options.profile.memory,
@@ -372,12 +380,7 @@ impl<'a> Attempt<'a> {
                 self.accel,
                 options.profile.zeroing,
                 host_khz(),
-                options
-                    .profile
-                    .kernel_args
-                    .iter()
-                    .chain(&options.kernel_args)
-                    .map(String::as_str),
+                of_debug.iter().copied().chain(added.map(String::as_str)),
             ),
             device_sockets: (0..options.profile.gpus)
                 .map(|gpu| device_folder(inside, gpu).join(DEVICE_SOCKET))
