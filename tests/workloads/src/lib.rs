@@ -133,6 +133,11 @@ const PROGRAMS: &[Program] = &[
         main: stats::main,
     },
     Program {
+        name: "upstream-ksm-collect",
+        about: "Show a mistake of the kernel's: merged pages stay unmapped after a migration",
+        main: upstream::ksm_collect::main,
+    },
+    Program {
         name: "upstream-remove-migration-pmd",
         about: "Show a mistake of the kernel's: it warns of a shared huge page on its way to the device",
         main: upstream::remove_migration_pmd::main,

@@ -378,11 +378,13 @@ impl<'a> Mover<'a> {
             return Ok(());
         };
         let _requests = self.frame.requests();
+        let sending = self.frame.sending();
         if self.rng.one_in(6) {
             job(self.frame, gpu, &range)?;
         } else {
             to_device(self.frame, device, &range)?;
         }
+        drop(sending);
         if self.rng.one_in(3) {
             return Ok(());
         }

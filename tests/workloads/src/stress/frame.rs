@@ -59,6 +59,8 @@ pub(super) struct Frame {
     absent: AtomicBool,
     /// Held, to be shared, by whoever of this process makes requests.
     requests: RwLock<()>,
+    /// Held, to be shared, by whoever of this process may send memory to the device.
+    sending: RwLock<()>,
     /// Requests that this process has begun, and those that it forked from had before.
     begun_here: AtomicU64,
     /// What is counted.
@@ -87,6 +89,7 @@ impl Frame {
             work,
             absent: AtomicBool::new(false),
             requests: RwLock::default(),
+            sending: RwLock::default(),
             begun_here: AtomicU64::new(0),
             tally: Tally::new(troubles).context("cannot share memory with children")?,
             controls,
@@ -169,6 +172,17 @@ impl Frame {
             pause(5);
         }
         Ok(())
+    }
+
+    /// Lets a thread of this process send memory to the device until the guard is dropped.
+    pub(super) fn sending(&self) -> RwLockReadGuard<'_, ()> {
+        self.sending.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is on its way to the device, and lets nothing go there until the guard is
+    /// dropped. What is on the device may come home meanwhile.
+    pub(super) fn nothing_sent(&self) -> RwLockWriteGuard<'_, ()> {
+        self.sending.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A process that works as long as the scenario does ends within so long.
