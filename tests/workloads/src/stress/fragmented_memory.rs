@@ -63,6 +63,8 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     let home = || {
         for start in there.clone().step_by(UNIT) {
             pause(200);
+            // What workers have freed in one piece meanwhile is not to be had at this moment.
+            let _taken = chunk()?;
             to_system(frame, &device, &(start..start + UNIT))?;
         }
         Ok(())
@@ -73,15 +75,21 @@ pub(super) fn run(frame: &Frame) -> Result<()> {
     Ok(())
 }
 
+/// Memory in blocks of 2 MiB, as far as there are any.
+fn chunk() -> Result<Memory> {
+    let mut memory = Memory::anonymous(CHUNK)?;
+    memory.advise(0..memory.pages(), Advice::HugePage)?;
+    memory.populate(0..memory.pages())?;
+    Ok(memory)
+}
+
 /// Memory of which each block of 2 MiB holds a page that cannot be moved, and is free otherwise.
 fn fragments() -> Result<(Setting, Vec<Memory>)> {
     // Pages that are locked would be moved to make room.
     let setting = Setting::new("/proc/sys/vm/compact_unevictable_allowed", "0")?;
     let mut all = Vec::new();
     loop {
-        let mut memory = Memory::anonymous(CHUNK)?;
-        memory.advise(0..memory.pages(), Advice::HugePage)?;
-        memory.populate(0..memory.pages())?;
+        let mut memory = chunk()?;
         if pagemap::share_of_order(&memory, 0..memory.pages(), 9)? < 0.5 {
             return Ok((setting, all));
         }
