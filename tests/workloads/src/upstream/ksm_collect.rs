@@ -22,7 +22,7 @@ use crate::thp::Controls;
     after_help = "Example: hmmgpu run --inject copy.sys_to_dev:delay=2s@1 -- upstream-ksm-collect\n\n\
         Exits with 0 when pages are neither mapped nor on the device afterwards, nor ever will be, as \
         is expected of the kernel; with 1 when all are mapped: it is mended, or the copy is not \
-        delayed, or has no KSM."
+        delayed, or there is no KSM."
 )]
 struct Args {
     /// Device node.
