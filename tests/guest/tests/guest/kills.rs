@@ -26,7 +26,8 @@ use crate::{Check, short_folder, trials_of};
 
 /// Kills where nobody asks for another number: each victim once.
 const KILLS: u64 = 3;
-/// A kill comes within this time of the launcher's start, about half of which is boot.
+/// A kill comes within this time: of the launcher's start, which is mostly boot, or, every other one, of
+/// the guest's first migration.
 const LATEST_MS: u64 = 8_000;
 /// Time for a guest to boot and end, on a slow and busy host.
 const RUN: Duration = Duration::from_secs(300);
@@ -70,9 +71,13 @@ fn random_kills(program: &Program) -> Result<()> {
     let mut tally = Tally::new();
     for (kill, wanted) in (0..kills).zip(VICTIMS.into_iter().cycle()) {
         let after = Duration::from_millis(random.next_u64() % LATEST_MS);
-        let done = kill_one(program, runtime.path(), wanted, after)
+        let booted = kill % 2 == 1;
+        let done = kill_one(program, runtime.path(), wanted, booted, after)
             .and_then(|done| works(program, runtime.path()).map(|()| done))
-            .with_context(|| format!("kill {kill} of seed {seed}: {wanted:?} after {after:?}"))?;
+            .with_context(|| {
+                let since = if booted { "migration" } else { "start" };
+                format!("kill {kill} of seed {seed}: {wanted:?} {after:?} after the {since}")
+            })?;
         *tally.entry(done).or_default() += 1;
     }
     println!("{kills} kills, nothing left, each followed by a run that worked:");
@@ -82,16 +87,21 @@ fn random_kills(program: &Program) -> Result<()> {
     Ok(())
 }
 
-/// Kills one process of a run after this time, and looks at what comes of it.
+/// Kills one process of a run this time after its start, or after it has `booted` and migrates, and looks
+/// at what comes of it.
 fn kill_one(
     program: &Program,
     runtime: &Path,
     wanted: Victim,
+    booted: bool,
     after: Duration,
 ) -> Result<(Victim, &'static str)> {
     let line = format!("echo {MIGRATES}; exec svm-mix --minutes 60 --processes 2");
     let machine = ["run", "--memory", "1G", "--vram", "64M", "--", "sh", "-c"];
-    let running = program.start(&[&machine[..], &[&line]].concat(), b"", runtime)?;
+    let mut running = program.start(&[&machine[..], &[&line]].concat(), b"", runtime)?;
+    if booted {
+        running.wait_for_line(MIGRATES, RUN)?;
+    }
     ensure!(
         !running.ends_within(after)?,
         "it ended before anything was killed"
