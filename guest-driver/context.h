@@ -204,6 +204,15 @@ void hmmgpu_context_destroy(struct hmmgpu_context *ctx);
 int hmmgpu_context_recover(struct hmmgpu_context *ctx);
 void hmmgpu_context_give_up(struct hmmgpu_context *ctx);
 
+/*
+ * How the memory behind an entry is mapped for DMA. What is only read may be mapped
+ * any number of times, as the zero page and merged pages are.
+ */
+static inline enum dma_data_direction hmmgpu_pte_direction(u64 entry)
+{
+	return entry & HMMGPU_PTE_WRITE ? DMA_BIDIRECTIONAL : DMA_TO_DEVICE;
+}
+
 /* pagetable.c */
 int hmmgpu_pt_init(struct hmmgpu_pagetable *pt, struct hmmgpu_device *hdev);
 void hmmgpu_pt_exit(struct hmmgpu_pagetable *pt);
@@ -220,15 +229,6 @@ u64 hmmgpu_pt_entry(struct hmmgpu_pagetable *pt, unsigned long addr,
 		    bool *large);
 void hmmgpu_pt_set(struct hmmgpu_pagetable *pt, unsigned long addr, u64 entry,
 		   bool large);
-/*
- * How the memory behind an entry is mapped for DMA. What is only read may be mapped
- * any number of times, as the zero page and merged pages are.
- */
-static inline enum dma_data_direction hmmgpu_pte_direction(u64 entry)
-{
-	return entry & HMMGPU_PTE_WRITE ? DMA_BIDIRECTIONAL : DMA_TO_DEVICE;
-}
-
 bool hmmgpu_pt_any(struct hmmgpu_pagetable *pt, unsigned long start,
 		   unsigned long end);
 bool hmmgpu_pt_any_exclusive(struct hmmgpu_pagetable *pt, unsigned long start,

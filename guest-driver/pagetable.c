@@ -331,7 +331,7 @@ static void hmmgpu_table_set(struct hmmgpu_table *table, unsigned int level,
  * hmmgpu_pt_set() - map something, or add a permission
  * @pt: the page table; hmmgpu_pt_grow() was called for @addr
  * @addr: the address
- * @entry: the entry: that which is there with more permissions, or any if there
+ * @entry: the entry: the one that is there with more permissions, or any if there
  *         is none
  * @large: it maps 2 MiB: then no entry of 4 KiB is in use there, otherwise none
  *         of 2 MiB

@@ -46,13 +46,16 @@ fn register() -> u32 {
 
 /// Posts so many writes. Returns thousands a second, up to the end of the last.
 fn writes(client: &mut Client) -> anyhow::Result<f64> {
-    let mut value = 0;
+    let mut value: u32 = 0;
+    // All but the word itself is prepared.
+    let mut write = access(REGION_WRITE, NO_REPLY, register(), &value.to_le_bytes());
+    let word = write.len() - size_of::<u32>();
     let since = Instant::now();
     for _ in 0..WRITES / GROUP {
         for _ in 0..GROUP {
             // Rings lie on pages.
             value += 4096;
-            let write = access(REGION_WRITE, NO_REPLY, register(), &u32::to_le_bytes(value));
+            write[word..].copy_from_slice(&value.to_le_bytes());
             client.stream.write_all(&write)?;
         }
         client.read(value)?;

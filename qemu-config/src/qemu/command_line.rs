@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hmmgpu_guest_protocol::{PORT_EVENTS, PORT_STDERR, PORT_STDIN, PORT_STDOUT};
+use hmmgpu_images::KernelSpec;
 
 use crate::accel::Accel;
 use crate::size::Size;
@@ -95,19 +96,24 @@ pub const BASE_KERNEL_ARGS: &[&str] = &[
     "no_timer_check",
 ];
 
-/// Words that a debug kernel gets. An interrupt in the moment in which `identify_cpu()` has the
-/// processor's features cleared makes KASAN take right addresses for wild, if there are five levels
-/// of page tables; after that report KASAN and lockdep say nothing any more.
-pub const DEBUG_KERNEL_ARGS: &[&str] = &["no5lvl"];
+/// Words that a kernel needs for what it is. An interrupt in the moment in which `identify_cpu()` has
+/// the processor's features cleared makes a debug kernel's KASAN take right addresses for wild, if
+/// there are five levels of page tables; after that report KASAN and lockdep say nothing any more.
+pub fn needed_by(kernel: Option<&KernelSpec>) -> &'static [&'static str] {
+    match kernel {
+        Some(KernelSpec::Debug(_)) => &["no5lvl"],
+        _ => &[],
+    }
+}
 
 /// The kernel's command line: the base; under TCG no zeroing if so wished, and the rate of the cycle
-/// counter ([`host_khz`](super::ticks::host_khz)) if it is known; and what was added. An added word
-/// replaces an earlier one of the same key, except for `console`, of which
-/// there may be several.
+/// counter (asked for only then, since [`host_khz`](super::ticks::host_khz) takes its time) if it is
+/// known; and what was added. An added word replaces an earlier one of the same key, except for
+/// `console`, of which there may be several.
 pub fn kernel_args<'a>(
     accel: Accel,
     zeroing: bool,
-    tsc_khz: Option<u32>,
+    tsc_khz: fn() -> Option<u32>,
     added: impl IntoIterator<Item = &'a str>,
 ) -> Vec<String> {
     let key = |word: &str| word.split_once('=').map_or(word, |(key, _)| key).to_owned();
@@ -119,7 +125,7 @@ pub fn kernel_args<'a>(
         words.push("init_on_alloc=0".into());
     }
     if accel == Accel::Tcg {
-        words.extend(tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
+        words.extend(tsc_khz().map(|khz| format!("tsc_early_khz={khz}")));
     }
     for word in added {
         let added_key = key(word);
@@ -283,7 +289,7 @@ mod tests {
             kernel_args: kernel_args(
                 Accel::Tcg,
                 false,
-                Some(2_600_000),
+                || Some(2_600_000),
                 ["transparent_hugepage=always"],
             ),
             device_sockets: vec!["/vm/gpu".into()],
@@ -474,7 +480,7 @@ mod tests {
     #[test]
     fn zeroing_is_switched_off_under_tcg_only_and_can_be_overridden() {
         let words = |accel, zeroing, added: &[&str]| {
-            kernel_args(accel, zeroing, None, added.iter().copied())
+            kernel_args(accel, zeroing, || None, added.iter().copied())
                 .split_off(BASE_KERNEL_ARGS.len())
         };
         assert_eq!(words(Accel::Tcg, false, &[]), ["init_on_alloc=0"]);
@@ -488,7 +494,7 @@ mod tests {
             words(Accel::Kvm, true, &["quiet", "a=1", "a=2"]),
             ["quiet", "a=2"]
         );
-        let consoles = kernel_args(Accel::Tcg, true, None, ["console=tty0", "loglevel=8"]);
+        let consoles = kernel_args(Accel::Tcg, true, || None, ["console=tty0", "loglevel=8"]);
         assert_eq!(
             consoles,
             [
@@ -504,14 +510,23 @@ mod tests {
 
     #[test]
     fn the_rate_of_the_counter_is_told_under_tcg_only_and_can_be_overridden() {
-        let words = |accel, added: &[&str]| {
-            kernel_args(accel, true, Some(2_000_000), added.iter().copied())
-                .split_off(BASE_KERNEL_ARGS.len())
+        let words = |accel, khz, added: &[&str]| {
+            kernel_args(accel, true, khz, added.iter().copied()).split_off(BASE_KERNEL_ARGS.len())
         };
-        assert_eq!(words(Accel::Tcg, &[]), ["tsc_early_khz=2000000"]);
-        assert_eq!(words(Accel::Kvm, &[]), Vec::<String>::new());
+        let known = || Some(2_000_000);
+        assert_eq!(words(Accel::Tcg, known, &[]), ["tsc_early_khz=2000000"]);
         let other = ["tsc_early_khz=1"];
-        assert_eq!(words(Accel::Tcg, &other), other);
+        assert_eq!(words(Accel::Tcg, known, &other), other);
+        let not_asked = || panic!("KVM's guests know it");
+        assert_eq!(words(Accel::Kvm, not_asked, &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_debug_kernel_alone_has_four_levels_of_page_tables() {
+        let of = |kernel: &str| needed_by(Some(&kernel.parse().expect("a kernel")));
+        assert_eq!(of("debug"), ["no5lvl"]);
+        assert!(of("debian:7.3").is_empty());
+        assert!(needed_by(None).is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use hmmgpu_guest_protocol::{Event, ExitStatus, Job};
-use hmmgpu_images::{Bind, Images, KernelSpec};
+use hmmgpu_images::{Bind, Images};
 use hmmgpu_telemetry::snapshot::Snapshot;
 
 use super::ports::{CONNECT_TIME, Port, feed, feed_bytes, pump};
@@ -24,9 +24,7 @@ use super::{
     VmEvent, VmIo, host, read_snapshot,
 };
 use crate::accel::Accel;
-use crate::qemu::command_line::{
-    DEBUG_KERNEL_ARGS, Machine, Sockets, gpu_device, gpu_id, kernel_args,
-};
+use crate::qemu::command_line::{Machine, Sockets, gpu_device, gpu_id, kernel_args, needed_by};
 use crate::qemu::qmp::{Notice, Qmp, QmpError};
 use crate::qemu::ticks::host_khz;
 use crate::text::{Tail, for_each_line, printable};
@@ -362,10 +360,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Connected, Stop> {
         let options = &self.vm.options;
         let inside = Path::new(INSIDE);
-        let of_debug = match options.profile.kernel {
-            Some(KernelSpec::Debug(_)) => DEBUG_KERNEL_ARGS,
-            _ => &[],
-        };
+        let needed = needed_by(options.profile.kernel.as_ref());
         let added = options.profile.kernel_args.iter();
         let added = added.chain(&options.kernel_args);
         let machine = Machine {
@@ -379,8 +374,8 @@ impl<'a> Attempt<'a> {
             kernel_args: kernel_args(
                 self.accel,
                 options.profile.zeroing,
-                host_khz(),
-                of_debug.iter().copied().chain(added.map(String::as_str)),
+                host_khz,
+                needed.iter().copied().chain(added.map(String::as_str)),
             ),
             device_sockets: (0..options.profile.gpus)
                 .map(|gpu| device_folder(inside, gpu).join(DEVICE_SOCKET))

@@ -4,17 +4,22 @@ use hmmgpu_bench_support::{Options, Pair, Row, Table, Target};
 use hmmgpu_model::LinkSpec;
 
 use crate::rig::{Plan, Rig, Way};
-use crate::{DATA, HUGE, scattered};
+use crate::{DATA, HUGE, TURN, scattered};
 
-/// Links, from what any host can follow to what hardly one can.
-const LINKS: [&str; 6] = [
+/// Links, from what any host can follow to what none can.
+const LINKS: [&str; 8] = [
     "500M",
     "1G",
     "pcie3-x4",
     "pcie4-x4",
     "pcie4-x8",
     "pcie4-x16",
+    // A twentieth of the next.
+    "18750M/14850M,1us",
+    "c2c",
 ];
+/// Order of a folio of 128 KiB: with its copy it is far below what the cache of a core holds.
+const CACHED: u8 = 5;
 const ROUNDS: usize = 3;
 const TURNS: usize = 8;
 /// Parts of a turn that one turn copies one after the other.
@@ -48,6 +53,13 @@ fn round(link: &LinkSpec, parts: &[Plan], way: Way) -> anyhow::Result<Vec<Pair>>
     Ok(figures)
 }
 
+/// The same folio over and over, which stays in the caches: memory does not limit the host there.
+fn in_cache(way: Way, order: u8) -> Vec<Plan> {
+    let copies = PARTS * TURN / (4096 << order);
+    let pieces = vec![(0, 0); copies];
+    vec![Plan { way, order, pieces }]
+}
+
 /// Small parts become larger ones.
 fn joined(parts: &[Plan]) -> Vec<Plan> {
     let join = |parts: &[Plan]| {
@@ -62,18 +74,28 @@ fn joined(parts: &[Plan]) -> Vec<Plan> {
 
 pub(crate) fn links(table: &mut Table, options: &Options) -> anyhow::Result<()> {
     for link in LINKS {
-        for (what, way, order) in [
-            ("2MiB to VRAM", Way::ToVram, HUGE),
-            ("2MiB home", Way::Home, HUGE),
-            ("4KiB to VRAM", Way::ToVram, 0),
-            ("4KiB home", Way::Home, 0),
+        let to_memory = |way, order| joined(&scattered(way, order));
+        for (what, way, parts) in [
+            ("2MiB to VRAM", Way::ToVram, to_memory(Way::ToVram, HUGE)),
+            ("2MiB home", Way::Home, to_memory(Way::Home, HUGE)),
+            ("4KiB to VRAM", Way::ToVram, to_memory(Way::ToVram, 0)),
+            ("4KiB home", Way::Home, to_memory(Way::Home, 0)),
+            (
+                "128KiB in the cache to VRAM",
+                Way::ToVram,
+                in_cache(Way::ToVram, CACHED),
+            ),
+            (
+                "128KiB in the cache home",
+                Way::Home,
+                in_cache(Way::Home, CACHED),
+            ),
         ] {
             let name = format!("link {link} {what}");
             if !options.wants(&name) {
                 continue;
             }
             let spec: LinkSpec = link.parse()?;
-            let parts = joined(&scattered(way, order));
             let mut pairs = Vec::new();
             for _ in 0..options.rounds(ROUNDS) {
                 pairs.extend(round(&spec, &parts, way)?);

@@ -7,9 +7,8 @@ use hmmgpu_contract::desc::Status;
 use hmmgpu_contract::mmu::{FaultReason, FaultRecord};
 use hmmgpu_contract::regs::{MAGIC_VALUE, RESET_CTRL_RESET, Reg, STATE_READY};
 use hmmgpu_model::Device;
-use hmmgpu_model::mock::InterruptCounter;
 use hmmgpu_model::mock::descriptors::{Side, cancel, copy, fill, replay};
-use hmmgpu_model::mock::jobs;
+use hmmgpu_model::mock::{InterruptCounter, jobs, until};
 use hmmgpu_telemetry::snapshot::{FaultOutcome, InjectedFault};
 
 use crate::compute::world::{ALL, BASE, Process, Queues, assert_done, world};
@@ -188,7 +187,7 @@ fn an_engine_that_hangs_goes_on_after_a_reset_or_when_it_is_told_to() {
     arm(driver.function(), "engine:hang@2");
     driver.submit(&copies).unwrap();
     driver
-        .until("a hit", |driver| told(driver.function()).hits == 1)
+        .until("a hit", |driver| hits(driver.function()) == 1)
         .unwrap();
     assert!(driver.consumer() < driver.producer());
     driver.write(Reg::RESET_CTRL.0, RESET_CTRL_RESET);
@@ -196,8 +195,9 @@ fn an_engine_that_hangs_goes_on_after_a_reset_or_when_it_is_told_to() {
     assert_clean(&driver.run(&copies).unwrap());
     arm(driver.function(), "engine:hang");
     driver.submit(&copies).unwrap();
-    let hits = |driver: &Mock| driver.function().snapshot().injected[1].hits;
-    driver.until("a hit", |driver| hits(driver) == 1).unwrap();
+    driver
+        .until("a hit", |driver| hits(driver.function()) == 1)
+        .unwrap();
     driver.function().clear_injected();
     assert_clean(&driver.run(&[]).unwrap());
     assert_eq!(vram(&mut driver, 2), data);
@@ -328,7 +328,7 @@ fn a_translation_or_fault_record_that_is_late_comes_when_that_is_cleared() {
     let fill = jobs::fill(BASE, 8, 7);
     arm(&world.device, "fault:delay=1000s");
     let sequence = process.driver.submit(&fill).unwrap();
-    hmmgpu_model::mock::until("a hit", || hits(&world.device) == 1).unwrap();
+    until("a hit", || hits(&world.device) == 1).unwrap();
     assert!(queues.faults.take().is_none());
     world.device.clear_injected();
     let told = queues.faults.take().expect("a fault");
@@ -337,7 +337,7 @@ fn a_translation_or_fault_record_that_is_late_comes_when_that_is_cleared() {
     assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
     arm(&world.device, "translation:delay=1000s");
     let sequence = process.driver.submit(&fill).unwrap();
-    hmmgpu_model::mock::until("a hit", || hits(&world.device) == 1).unwrap();
+    until("a hit", || hits(&world.device) == 1).unwrap();
     assert!(process.driver.record(sequence).is_none());
     world.device.clear_injected();
     assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
@@ -388,8 +388,7 @@ fn translations_that_go_wrong_are_faults_or_late() {
     // It never comes; when that is cleared, it does.
     arm(&world.device, "translation:drop");
     let sequence = process.driver.submit(&fill).unwrap();
-    let hits = || world.device.snapshot().injected[3].hits == 1;
-    hmmgpu_model::mock::until("a hit", hits).unwrap();
+    until("a hit", || hits(&world.device) == 1).unwrap();
     assert!(process.driver.record(sequence).is_none());
     world.device.clear_injected();
     assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
@@ -407,15 +406,7 @@ fn a_job_goes_on_whenever_a_translation_comes_or_the_fault_is_cleared() {
         assert_done(&process.driver.run(&fill).unwrap(), 8, 0);
         arm(&world.device, "translation:drop");
         let sequence = process.driver.submit(&fill).unwrap();
-        let hit = || {
-            world
-                .device
-                .snapshot()
-                .injected
-                .last()
-                .is_some_and(|fault| fault.hits > 0)
-        };
-        hmmgpu_model::mock::until("a hit", hit).unwrap();
+        until("a hit", || hits(&world.device) > 0).unwrap();
         world.device.clear_injected();
         assert_done(&process.driver.wait(sequence).unwrap(), 8, 0);
     }
@@ -443,8 +434,7 @@ fn fault_records_are_lost_late_or_wrong() {
     }
     arm(&world.device, "fault:drop");
     let sequence = process.driver.submit(&fill).unwrap();
-    let hits = || world.device.snapshot().injected[2].hits == 1;
-    hmmgpu_model::mock::until("a hit", hits).unwrap();
+    until("a hit", || hits(&world.device) == 1).unwrap();
     assert!(queues.faults.take().is_none());
     // Asked to replay whatever there is, the device tells anew.
     queues.invalidation(&[replay(2, 0)]);
@@ -454,7 +444,7 @@ fn fault_records_are_lost_late_or_wrong() {
     // To cancel takes the right number.
     arm(&world.device, "fault:drop");
     let sequence = process.driver.submit(&fill).unwrap();
-    hmmgpu_model::mock::until("a hit", || world.device.snapshot().injected[3].hits == 1).unwrap();
+    until("a hit", || hits(&world.device) == 1).unwrap();
     queues.invalidation(&[cancel(2, 0, 5)]);
     assert!(process.driver.record(sequence).is_none());
     // Who disables the context is rid of the job.

@@ -294,7 +294,6 @@ fn state(device: &Device) -> Result<State> {
     })
 }
 
-/// The child's side: runs its rounds, sends its counts, and returns its exit status.
 /// Processes begin within so long, also where much else goes on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -328,6 +327,7 @@ impl Start {
     }
 }
 
+/// The child's side: runs its rounds, sends its counts, and returns its exit status.
 fn run_process(args: &Plan, number: u32, share: usize, start: &Start, mut out: File) -> i32 {
     let mut run = || -> Result<()> {
         let mut process = Process::new(
