@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::server_fault::ServerProcess;
 pub use hmmgpu_server::runtime_directory as directory;
 use hmmgpu_telemetry::Event;
 use hmmgpu_telemetry::control::{
@@ -192,6 +193,15 @@ impl Connection {
             .ok_or(ControlError::Silent(patience))?;
         connection.hello = greeting(path, &line)?;
         Ok(connection)
+    }
+
+    /// The server's process, as the kernel knows it.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn process(&self) -> Result<ServerProcess, ControlError> {
+        let process = ServerProcess::behind(&self.stream);
+        process.map_err(|error| io_error(&self.path, error.into()))
     }
 
     /// What the server said of itself.

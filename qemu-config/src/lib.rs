@@ -18,6 +18,7 @@ pub mod progress;
 pub mod qemu;
 pub mod report;
 pub mod selftest;
+pub mod server_fault;
 pub mod size;
 pub mod stress;
 pub mod testing;

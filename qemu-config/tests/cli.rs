@@ -1,7 +1,7 @@
 //! The `hmmgpu` program as a user starts it, as far as no guest is needed.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +46,13 @@ impl Running {
         let stdout = self.0.stdout.as_mut().expect("is piped");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("reads");
+        line
+    }
+
+    fn first_error(&mut self) -> String {
+        let stderr = self.0.stderr.as_mut().expect("is piped");
+        let mut line = String::new();
+        BufReader::new(stderr).read_line(&mut line).expect("reads");
         line
     }
 
@@ -262,6 +269,53 @@ fn serve_says_how_to_attach_it_and_ends_on_sigterm() {
     }
 }
 
+/// The state of a process, by its letter in proc(5).
+fn state_of(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    // The name before it stands in parentheses and may contain anything.
+    let (_, behind) = stat.rsplit_once(") ").expect("a name");
+    behind.chars().next().expect("a state")
+}
+
+#[test]
+fn a_server_is_made_to_stand_still_and_killed() {
+    let home = tempfile::tempdir().expect("a folder");
+    let mut server = Running::start(
+        hmmgpu(home.path())
+            .args(["serve", "--vram", "64M", "--socket"])
+            .arg(home.path().join("gpu.sock")),
+    );
+    server.first_line();
+    let pid = server.0.id();
+    let inject = |fault: &str| {
+        let mut command = hmmgpu(home.path());
+        command.args(["inject", fault]);
+        command
+    };
+    let mut still = Running::start(&mut inject("server:stop=3600s"));
+    let told = still.first_error();
+    assert_eq!(told, format!("process {pid} stands still for 1h\n"));
+    assert_eq!(state_of(pid), 'T');
+    still.signal(Signal::INT);
+    assert_eq!(still.end().code(), Some(130));
+    assert_ne!(state_of(pid), 'T');
+    let short = inject("server:stop=1ms").output().expect("starts");
+    assert_eq!(short.status.code(), Some(0));
+    let told = text(&short.stderr);
+    assert!(told.contains(&format!("process {pid} goes on")), "{told}");
+    assert_ne!(state_of(pid), 'T');
+
+    let killed = inject("server:kill").output().expect("starts");
+    assert_eq!(killed.status.code(), Some(0), "{}", text(&killed.stderr));
+    assert_eq!(server.end().signal(), Some(9));
+    let none = inject("server:kill").output().expect("starts");
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("no GPU runs"));
+    let wrong = inject("server:kill@3").output().expect("starts");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("stop=TIME"));
+}
+
 #[test]
 fn telemetry_on_standard_output_is_alone_there() {
     let home = tempfile::tempdir().expect("a folder");
@@ -270,10 +324,7 @@ fn telemetry_on_standard_output_is_alone_there() {
             .args(["serve", "--vram", "64M", "--telemetry", "-", "--socket"])
             .arg(home.path().join("gpu.sock")),
     );
-    let mut line = String::new();
-    BufReader::new(server.0.stderr.as_mut().expect("is piped"))
-        .read_line(&mut line)
-        .expect("reads");
+    let line = server.first_error();
     assert!(line.contains("vfio-user-pci"), "{line}");
     server.signal(Signal::TERM);
     let mut stdout = Vec::new();

@@ -4,7 +4,7 @@
 //! typical use, which is 2 GiB of VRAM in folios of 2 MiB and 512 MiB in single pages, and after the
 //! worst that a driver can do to telemetry's map of VRAM: something in every part of it.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -83,7 +83,7 @@ fn resident(device: &Device) -> anyhow::Result<f64> {
 }
 
 /// What is resident after a driver has sent these.
-fn after(descs: &[Desc]) -> anyhow::Result<f64> {
+fn after(descs: Vec<Desc>) -> anyhow::Result<f64> {
     let device = Arc::new(Device::new(Config {
         vram_bytes: VRAM,
         ..Config::default()
@@ -94,7 +94,8 @@ fn after(descs: &[Desc]) -> anyhow::Result<f64> {
         ..QueueConfig::default()
     };
     let mut driver = Driver::new(device.clone(), ram, queue)?;
-    let record = driver.run(descs)?;
+    let record = driver.run(&descs)?;
+    drop(descs);
     anyhow::ensure!(record.errors == 0, "the device refuses notes: {record:?}");
     let snapshot = driver.function().snapshot();
     anyhow::ensure!(
@@ -104,18 +105,40 @@ fn after(descs: &[Desc]) -> anyhow::Result<f64> {
     resident(&device)
 }
 
+/// Whoever measures one thing alone is told its name by this variable.
+const ALONE: &str = "HMMGPU_MEMORY_ALONE";
+
+/// Measured in a process of its own, as a server is one: what a device before it gave back to the
+/// allocator, not to the host, would count, too.
+fn alone(name: &str) -> anyhow::Result<f64> {
+    let out = Command::new(std::env::current_exe()?)
+        .env(ALONE, name)
+        .stderr(Stdio::inherit())
+        .output()?;
+    anyhow::ensure!(out.status.success(), "{name}: {}", out.status);
+    Ok(String::from_utf8(out.stdout)?.trim().parse()?)
+}
+
 fn main() -> anyhow::Result<ExitCode> {
+    let measured = [
+        ("memory after typical use", typical as fn() -> Vec<Desc>),
+        ("memory at worst", worst),
+    ];
+    if let Ok(wanted) = std::env::var(ALONE) {
+        let found = measured.iter().find(|(name, _)| *name == wanted);
+        let (_, descs) =
+            found.with_context(|| format!("{ALONE}={wanted}: nothing of that name"))?;
+        println!("{}", after(descs())?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let options = Options::from_arguments();
     let title =
         "Memory of the process, VRAM of 64 GiB and guest RAM not counted; medians and quartiles";
     let mut table = Table::new(title, &options)?;
-    for (name, descs) in [
-        ("memory after typical use", typical()),
-        ("memory at worst", worst()),
-    ] {
+    for (name, _) in measured {
         if options.wants(name) {
             let rounds = 0..options.rounds(ROUNDS);
-            let figures: Result<Vec<_>, _> = rounds.map(|_| after(&descs)).collect();
+            let figures: Result<Vec<_>, _> = rounds.map(|_| alone(name)).collect();
             table.add(Row::of_figures(name, "MiB", TARGET, &figures?))?;
         }
     }

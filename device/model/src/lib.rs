@@ -43,7 +43,9 @@ mod vram;
 pub use device::{Config, ConfigError, Counting, Device};
 pub use dma::{DmaError, DmaMapping, LostMemory, MAX_DMA_MAPS};
 pub use host_memory::HostMemory;
-pub use inject::{Action, FaultSpec, MAX_FAULTS, Part, SpecError, TooManyFaults, When};
+pub use inject::{
+    Action, FaultSpec, MAX_FAULTS, Part, SpecError, TooManyFaults, When, parse_fault_time,
+};
 pub use interrupt::Interrupt;
 pub use link::{LinkError, LinkRates, LinkSpec};
 pub use occasional::Occasional;

@@ -55,7 +55,9 @@ pub use connection::ConnectionError;
 pub use control::{ControlOptions, MAX_CONTROL_CLIENTS, serve_control_client};
 pub use description::{Description, MmapArea, Region};
 pub use dispatch::serve_client;
-pub use hmmgpu_model::{FaultSpec, LinkError, LinkSpec, SpecError, TooManyFaults};
+pub use hmmgpu_model::{
+    FaultSpec, LinkError, LinkSpec, SpecError, TooManyFaults, parse_fault_time,
+};
 pub use metrics::{MetricsListener, MetricsServer, SnapshotSource, metric_names, prometheus_text};
 pub use output::TelemetryOutput;
 pub use qemu::qemu_arguments;

@@ -1,9 +1,12 @@
 //! Arguments of `hmmgpu inject`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use hmmgpu_server::{FaultSpec, LinkSpec};
+
+use crate::server_fault::{SITE, ServerFault};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -11,6 +14,7 @@ Examples:
   hmmgpu inject copy.dev_to_sys:corrupt@every:50 'fence:delay=50ms@rate:0.01*20'
   hmmgpu inject engine:hang@5
   hmmgpu inject gpu:gone --gpu 1
+  hmmgpu inject server:stop=2s
   hmmgpu inject --link pcie4-x8
   hmmgpu inject --list
   hmmgpu inject --clear
@@ -21,6 +25,7 @@ A fault is SITE[.PART]:ACTION[@WHEN][*TIMES]:
   translation:fail|corrupt|drop|delay=TIME
   interrupt|fault:corrupt|drop|delay=TIME
   engine:hang[=TIME]   vram:full=SIZE   gpu:reset|gone
+  server:kill|stop=TIME (its process, at once: no WHEN; Ctrl-C lets it go on)
 WHEN is N (the Nth from now, once), every:N, or rate:P[,seed:S] (each with that probability).
 Engine, VRAM and GPU count copies. docs/faults.md says what each does and what comes of it.
 
@@ -32,7 +37,7 @@ server refuses. Other codes: see 'hmmgpu --help'.";
 pub struct InjectArgs {
     /// What is to go wrong.
     #[arg(value_name = "FAULT", required_unless_present_any = ["list", "clear", "link"])]
-    pub faults: Vec<FaultSpec>,
+    pub faults: Vec<Fault>,
     /// The GPU of this number, as 'hmmgpu smi' shows them.
     #[arg(long, value_name = "N", conflicts_with = "control")]
     pub gpu: Option<usize>,
@@ -51,4 +56,26 @@ pub struct InjectArgs {
     /// Show it as JSON.
     #[arg(long, requires = "list")]
     pub json: bool,
+}
+
+/// What is to go wrong.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// With the device.
+    Device(FaultSpec),
+    /// With its server's process.
+    Server(ServerFault),
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(SITE) {
+            let fault = text.parse().map(Self::Server);
+            return fault.map_err(|error| error.to_string());
+        }
+        let fault = text.parse().map(Self::Device);
+        fault.map_err(|error: hmmgpu_server::SpecError| error.to_string())
+    }
 }

@@ -26,7 +26,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use bench::{AlternateArgs, BenchArgs};
 pub use compare::{CompareArgs, CompareFormat, JudgeArgs};
 pub use doctor::DoctorArgs;
-pub use inject::InjectArgs;
+pub use inject::{Fault, InjectArgs};
 pub use kernel::{KernelArgs, KernelBuildArgs, KernelCommand, KernelListArgs};
 pub use machine::MachineArgs;
 pub use report::ReportArgs;

@@ -1,31 +1,40 @@
 //! `hmmgpu inject`: faults on purpose, in a GPU that runs.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crossbeam_channel::unbounded;
 use hmmgpu_telemetry::snapshot::InjectedFault;
 
 use super::Error;
-use crate::cli::InjectArgs;
+use crate::cli::{Fault, InjectArgs};
 use crate::control::{self, Connection, ControlError, PATIENCE};
 use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::progress::Ui;
+use crate::server_fault::{ServerFault, ServerProcess, explain};
 
-pub(super) fn inject(args: &InjectArgs) -> Result<u8, Error> {
+pub(super) fn inject(args: &InjectArgs, ui: &Ui, interrupt: &Interrupt) -> Result<u8, Error> {
     let told = match which(args)? {
-        Ok(path) => act(args, &path).map_err(|error| error.to_string()),
+        Ok(path) => act(args, &path, ui, interrupt),
         Err(why) => Err(why),
     };
     match told {
         Ok(faults) if args.list => {
             print(&list(&faults, args.json)?)?;
-            Ok(exit::OK)
+            Ok(code(interrupt))
         }
-        Ok(_) => Ok(exit::OK),
+        Ok(_) => Ok(code(interrupt)),
         Err(why) => {
             let _ = writeln!(std::io::stderr(), "hmmgpu: error: {why}");
             Ok(exit::NEGATIVE)
         }
     }
+}
+
+/// All was done, or Ctrl-C came meanwhile.
+fn code(interrupt: &Interrupt) -> u8 {
+    interrupt.signal().map_or(exit::OK, exit::of_signal)
 }
 
 /// The control socket of the GPU that is meant, or why there is none.
@@ -52,17 +61,76 @@ fn which(args: &InjectArgs) -> Result<Result<PathBuf, String>, Error> {
     })
 }
 
-/// Does what is asked for, and gives what is armed then.
-fn act(args: &InjectArgs, path: &std::path::Path) -> Result<Vec<InjectedFault>, ControlError> {
-    let mut connection = Connection::open(path, PATIENCE)?;
+/// Does what is asked for, to the device first. Gives what is armed in it then.
+fn act(
+    args: &InjectArgs,
+    path: &Path,
+    ui: &Ui,
+    interrupt: &Interrupt,
+) -> Result<Vec<InjectedFault>, String> {
+    let told = |error: ControlError| error.to_string();
+    let mut connection = Connection::open(path, PATIENCE).map_err(told)?;
+    let injected = to_device(args, &mut connection).map_err(told)?;
+    let process = connection.process().map_err(told)?;
+    for fault in &args.faults {
+        if let Fault::Server(fault) = fault {
+            to_server(*fault, &process, ui, interrupt).map_err(explain)?;
+        }
+    }
+    Ok(injected)
+}
+
+/// Lets it happen to the server's process. When this returns, one that stood still goes on; Ctrl-C
+/// ends that early.
+fn to_server(
+    fault: ServerFault,
+    process: &ServerProcess,
+    ui: &Ui,
+    interrupt: &Interrupt,
+) -> rustix::io::Result<()> {
+    let pid = process.pid();
+    let time = match fault {
+        ServerFault::Kill => {
+            process.kill()?;
+            ui.note(&format!("process {pid} was killed"));
+            return Ok(());
+        }
+        ServerFault::Stop(time) => time,
+    };
+    let (sender, interrupted) = unbounded();
+    let _watch = interrupt.watch(move |_| {
+        let _ = sender.send(());
+    });
+    // From here on a signal is seen below.
+    if interrupt.signal().is_none() {
+        process.stop()?;
+        let shown = humantime::format_duration(time);
+        ui.note(&format!("process {pid} stands still for {shown}"));
+        let _ = interrupted.recv_timeout(time);
+        process.go_on()?;
+        ui.note(&format!("process {pid} goes on"));
+    }
+    Ok(())
+}
+
+/// What is asked for of the device.
+fn to_device(
+    args: &InjectArgs,
+    connection: &mut Connection,
+) -> Result<Vec<InjectedFault>, ControlError> {
     if args.clear {
         connection.clear_injected()?;
     }
     if let Some(link) = &args.link {
         connection.set_link(link.to_string())?;
     }
-    if !args.faults.is_empty() {
-        connection.inject(args.faults.iter().map(ToString::to_string).collect())?;
+    let of_device = args.faults.iter().filter_map(|fault| match fault {
+        Fault::Device(fault) => Some(fault.to_string()),
+        Fault::Server(_) => None,
+    });
+    let of_device: Vec<_> = of_device.collect();
+    if !of_device.is_empty() {
+        connection.inject(of_device)?;
     }
     Ok(connection.snapshot(false)?.injected)
 }

@@ -72,7 +72,7 @@ pub(crate) fn run(cli: &Cli) -> u8 {
         Command::Shell(args) => shell::shell(args, &ui, &interrupt),
         Command::Smi(args) => smi::smi(args, &interrupt),
         Command::Top(args) => top::top(args, &interrupt),
-        Command::Inject(args) => inject::inject(args),
+        Command::Inject(args) => inject::inject(args, &ui, &interrupt),
         Command::Kernel(args) => kernel::kernel(args, &ui, &interrupt),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Serve(_) => return exit::HOST,

@@ -11,9 +11,8 @@ mod spec;
 mod transfer;
 
 pub use armed::{MAX_FAULTS, TooManyFaults};
-pub use spec::{Action, FaultSpec, Part, SpecError, When};
+pub use spec::{Action, FaultSpec, Part, SpecError, When, parse_fault_time};
 
 pub(crate) use armed::{Hit, Injector};
 pub(crate) use late::{Event, Held, Late};
-pub(crate) use spec::parse_time;
 pub(crate) use transfer::Verdict;

@@ -222,9 +222,9 @@ fn parse_action(site: FaultSite, text: &str) -> Result<Action, String> {
         ("fail", None) => Action::Fail,
         ("corrupt", None) => Action::Corrupt,
         ("drop", None) => Action::Drop,
-        ("delay", Some(time)) => Action::Delay(parse_time(time)?),
+        ("delay", Some(time)) => Action::Delay(parse_fault_time(time)?),
         ("hang", None) => Action::Hang(None),
-        ("hang", Some(time)) => Action::Hang(Some(parse_time(time)?)),
+        ("hang", Some(time)) => Action::Hang(Some(parse_fault_time(time)?)),
         ("full", Some(size)) => Action::Full(parse_size(size)?),
         ("reset", None) => Action::Reset,
         ("gone", None) => Action::Gone,
@@ -286,7 +286,11 @@ fn split_suffix(text: &str) -> (&str, &str) {
     text.split_at(digits)
 }
 
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+/// A time as faults and links have it: a number and a unit.
+///
+/// # Errors
+/// What a time is like.
+pub fn parse_fault_time(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_suffix(text);
     let number: Option<u64> = number.parse().ok();
     let time = match unit {

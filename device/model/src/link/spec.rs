@@ -100,7 +100,7 @@ fn parse(text: &str) -> Result<Option<LinkRates>, &'static str> {
         None => own(link)?,
     };
     if let Some(latency) = latency {
-        rates.latency = crate::inject::parse_time(latency)
+        rates.latency = crate::inject::parse_fault_time(latency)
             .ok()
             .filter(|latency| *latency <= MAX_LATENCY)
             .ok_or("a latency is, for example, 500ns or 2us, a second at most")?;

@@ -4,15 +4,12 @@
 mod guest;
 mod lost;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hmmgpu_telemetry::snapshot::FaultOutcome;
 use hmmgpu_vm_tests::program::Program;
 use libtest_mimic::Trial;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Check, short_folder, trials_of};
 use guest::{Guest, LIMIT};
@@ -194,26 +191,12 @@ fn translations(guest: &mut Guest<'_>) -> Result<()> {
 /// The server stands still for two seconds in the middle of a migration, as it does on a host that
 /// swaps or is being debugged.
 fn a_server_that_stands_still(guest: &mut Guest<'_>) -> Result<()> {
-    const PAUSE: Duration = Duration::from_secs(2);
-    let server = server_of(guest.folder)?;
-    kill_process(server, Signal::STOP)?;
+    // So that it comes in the middle of a copy.
+    guest.inject(&["copy.sys_to_dev:delay=1s"])?;
     guest.running.say(b"to-device\n")?;
-    std::thread::sleep(PAUSE);
-    kill_process(server, Signal::CONT)?;
+    guest.inject(&["server:stop=2s"])?;
     let answer = guest.running.wait_for_line("to-device: ", LIMIT)?;
     ensure!(answer.contains(MOVED), "{answer}");
+    guest.inject(&["--clear"])?;
     guest.steps(&[("home", MOVED), ("read", ALL_RIGHT)])
-}
-
-/// The process of the only server that listens in a folder: its control socket is called by it.
-fn server_of(folder: &Path) -> Result<Pid> {
-    for entry in std::fs::read_dir(folder.join("hmmgpu"))? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".control"));
-        if let Some(number) = number {
-            let pid = number.parse().ok().and_then(Pid::from_raw);
-            return pid.context("a control socket with another name");
-        }
-    }
-    anyhow::bail!("no server listens")
 }
