@@ -200,6 +200,7 @@ int hmmgpu_batch_collect(struct hmmgpu_batch *batch, struct vm_area_struct *vma,
 		if (!ret && batch->args.npages != PHYS_PFN(end - start)) {
 			migrate_vma_pages(&batch->args);
 			migrate_vma_finalize(&batch->args);
+			hmmgpu_count(batch->hdev, collected_again, 1);
 			ret = -EAGAIN;
 		}
 	} while (ret == -EAGAIN && ++tries < HMMGPU_COLLECT_TRIES);

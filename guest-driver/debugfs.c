@@ -77,6 +77,7 @@ static const struct hmmgpu_counter_file hmmgpu_counter_files[] = {
 	HMMGPU_DRIVER(recoveries),
 	HMMGPU_DRIVER(lost_pages),
 	HMMGPU_DRIVER(contexts_given_up),
+	HMMGPU_DRIVER(collected_again),
 };
 
 /* Of spans, one of each for each direction and trigger. */

@@ -161,6 +161,8 @@ struct hmmgpu_migrate {
  * @recoveries: Times that a lost device was taken into use again.
  * @lost_pages: Pages of VRAM whose content resets have taken.
  * @contexts_given_up: Contexts whose jobs got no further and were given up.
+ * @collected_again: Ranges that were collected again, as the kernel told of
+ *        more entries than they have pages.
  *
  * Those that the device counts, too, are the same there as soon as nothing is
  * under way.
@@ -206,6 +208,7 @@ struct hmmgpu_stats {
 	__u64 recoveries;
 	__u64 lost_pages;
 	__u64 contexts_given_up;
+	__u64 collected_again;
 };
 
 /**

@@ -73,7 +73,7 @@ wire_struct! {
     ///
     /// Spans are kept by direction and trigger: at DIR * 4 + TRIGGER, with the values of the
     /// hardware contract.
-    pub struct Stats ("stats", 896) {
+    pub struct Stats ("stats", 904) {
         /// Folios copied to the device, by order.
         pub sys_to_dev_folios: [u64; 10],
         /// Folios copied home, by order.
@@ -148,6 +148,8 @@ wire_struct! {
         pub lost_pages: u64,
         /// Contexts whose jobs got no further and were given up.
         pub contexts_given_up: u64,
+        /// Ranges that were collected again, as the kernel told of more entries than they have pages.
+        pub collected_again: u64,
     }
 }
 

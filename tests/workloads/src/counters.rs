@@ -89,6 +89,7 @@ pub(crate) fn named(query: &Query, stats: &Stats) -> Vec<Counter> {
         ("driver.recoveries", stats.recoveries),
         ("driver.lost_pages", stats.lost_pages),
         ("driver.contexts_given_up", stats.contexts_given_up),
+        ("driver.collected_again", stats.collected_again),
     ] {
         add(name.to_owned(), value);
     }

@@ -133,6 +133,11 @@ const PROGRAMS: &[Program] = &[
         main: stats::main,
     },
     Program {
+        name: "upstream-collect-twice",
+        about: "Show a mistake of the kernel's: a range is collected as more pages than it has",
+        main: upstream::collect_twice::main,
+    },
+    Program {
         name: "upstream-ksm-collect",
         about: "Show a mistake of the kernel's: merged pages stay unmapped after a migration",
         main: upstream::ksm_collect::main,

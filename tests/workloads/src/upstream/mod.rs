@@ -1,6 +1,7 @@
 //! Reproducers of the kernel's own mistakes: one program each, described in
 //! `tests/scenarios/upstream/`. A program succeeds if it has shown the mistake.
 
+pub(crate) mod collect_twice;
 mod kernel_log;
 pub(crate) mod ksm_collect;
 pub(crate) mod remove_migration_pmd;
