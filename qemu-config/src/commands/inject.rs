@@ -71,9 +71,9 @@ fn act(
     let told = |error: ControlError| error.to_string();
     let mut connection = Connection::open(path, PATIENCE).map_err(told)?;
     let injected = to_device(args, &mut connection).map_err(told)?;
-    let process = connection.process().map_err(told)?;
     for fault in &args.faults {
         if let Fault::Server(fault) = fault {
+            let process = connection.process().map_err(told)?;
             to_server(*fault, &process, ui, interrupt).map_err(explain)?;
         }
     }
