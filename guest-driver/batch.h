@@ -179,7 +179,7 @@ int hmmgpu_checksum_begin(struct hmmgpu_batch *batch);
 void hmmgpu_checksum_free(struct hmmgpu_batch *batch);
 void hmmgpu_checksum_reset(struct hmmgpu_batch *batch);
 void hmmgpu_checksum_want(struct hmmgpu_batch *batch, struct hmmgpu_desc *desc,
-			  struct page *page);
+			  unsigned int order, struct page *page);
 int hmmgpu_checksum_compare(struct hmmgpu_batch *batch);
 
 /* look.c */

@@ -18,13 +18,16 @@ MODULE_PARM_DESC(copy_checksum, "Compare the checksum of each copy, and repeat i
  * struct hmmgpu_checksums - checksums of the copies of a batch
  * @addr: where the device writes @told
  * @told: what the device says, one for each copy
- * @pages: first page of system memory of each copy
+ * @pages: first page of system memory of each copy, NULL where VRAM is filled
+ *         with zeros
+ * @orders: order of each
  * @nr: number of copies
  */
 struct hmmgpu_checksums {
 	dma_addr_t addr;
 	__le64 *told;
 	struct page *pages[HMMGPU_BATCH_PAGES];
+	u8 orders[HMMGPU_BATCH_PAGES];
 	unsigned int nr;
 };
 
@@ -106,17 +109,24 @@ void hmmgpu_checksum_reset(struct hmmgpu_batch *batch)
  * hmmgpu_checksum_want() - a copy is to be checked
  * @batch: a batch that is checked
  * @desc: the descriptor of the copy, of one folio
- * @page: first page of its side in system memory
+ * @order: order of the folio
+ * @page: first page of its side in system memory, which was mapped in the order
+ *        of the copies; NULL: VRAM is filled with zeros
  */
 void hmmgpu_checksum_want(struct hmmgpu_batch *batch, struct hmmgpu_desc *desc,
-			  struct page *page)
+			  unsigned int order, struct page *page)
 {
 	struct hmmgpu_checksums *sums = batch->checksums;
 	unsigned int nr = sums->nr++;
+	__le64 addr = cpu_to_le64(sums->addr + nr * sizeof(*sums->told));
 
 	sums->pages[nr] = page;
+	sums->orders[nr] = order;
 	desc->flags |= cpu_to_le16(HMMGPU_FLAG_CHECKSUM);
-	desc->arg = cpu_to_le64(sums->addr + nr * sizeof(*sums->told));
+	if (page)
+		desc->arg = addr;
+	else
+		desc->src = addr;
 }
 
 static u64 hmmgpu_checksum_page(u64 sum, struct page *page)
@@ -130,10 +140,19 @@ static u64 hmmgpu_checksum_page(u64 sum, struct page *page)
 	return sum;
 }
 
-static bool hmmgpu_checksum_right(struct hmmgpu_batch *batch, unsigned int nr)
+static u64 hmmgpu_checksum_zeros(unsigned int order)
 {
-	struct hmmgpu_checksums *sums = batch->checksums;
-	struct hmmgpu_map *map = &batch->maps[nr];
+	u64 sum = HMMGPU_CHECKSUM_BASIS;
+	unsigned long i;
+
+	for (i = 0; i < 1UL << order; i++)
+		sum = hmmgpu_checksum_page(sum, ZERO_PAGE(0));
+	return sum;
+}
+
+static u64 hmmgpu_checksum_folio(struct hmmgpu_batch *batch, struct page *page,
+				 const struct hmmgpu_map *map)
+{
 	u64 sum = HMMGPU_CHECKSUM_BASIS;
 	unsigned long i;
 
@@ -141,11 +160,11 @@ static bool hmmgpu_checksum_right(struct hmmgpu_batch *batch, unsigned int nr)
 				PAGE_SIZE << map->order,
 				hmmgpu_dma_dir(batch));
 	for (i = 0; i < 1UL << map->order; i++)
-		sum = hmmgpu_checksum_page(sum, sums->pages[nr] + i);
+		sum = hmmgpu_checksum_page(sum, page + i);
 	dma_sync_single_for_device(batch->hdev->dev, map->addr,
 				   PAGE_SIZE << map->order,
 				   hmmgpu_dma_dir(batch));
-	return sum == le64_to_cpu(READ_ONCE(sums->told[nr]));
+	return sum;
 }
 
 /**
@@ -157,12 +176,19 @@ static bool hmmgpu_checksum_right(struct hmmgpu_batch *batch, unsigned int nr)
  */
 int hmmgpu_checksum_compare(struct hmmgpu_batch *batch)
 {
+	struct hmmgpu_checksums *sums = batch->checksums;
+	const struct hmmgpu_map *map = batch->maps;
 	unsigned int nr, wrong = 0;
+	struct page *page;
+	u64 sum;
 
 	if (!batch->check)
 		return 0;
-	for (nr = 0; nr < batch->checksums->nr; nr++) {
-		wrong += !hmmgpu_checksum_right(batch, nr);
+	for (nr = 0; nr < sums->nr; nr++) {
+		page = sums->pages[nr];
+		sum = page ? hmmgpu_checksum_folio(batch, page, map++) :
+			     hmmgpu_checksum_zeros(sums->orders[nr]);
+		wrong += sum != le64_to_cpu(READ_ONCE(sums->told[nr]));
 		cond_resched();
 	}
 	if (!wrong)

@@ -172,8 +172,8 @@ static void hmmgpu_batch_desc(struct hmmgpu_batch *batch, u8 opcode, u16 flags,
 	if (order && (flags & HMMGPU_FLAG_DST_VRAM) &&
 	    hmmgpu_mutate(HMMGPU_MUTATE_SHORT_COPY))
 		desc.order = 0;
-	if (batch->check && page)
-		hmmgpu_checksum_want(batch, &desc, page);
+	if (batch->check)
+		hmmgpu_checksum_want(batch, &desc, order, page);
 	if (batch->check || !hmmgpu_batch_extend(batch, &desc))
 		batch->descs[batch->nr_descs++] = desc;
 	if (opcode == HMMGPU_OP_FILL)

@@ -3,7 +3,7 @@
 //! | opcode | `order`, `count` | `dst` | `src` | `arg` |
 //! |---|---|---|---|---|
 //! | COPY | `count` folios of `order`, contiguous on both sides | address | address | 0, or where its checksum goes |
-//! | FILL | `count` folios of `order` | address | 0 | pattern of 8 bytes |
+//! | FILL | `count` folios of `order` | address | 0, or where its checksum goes | pattern of 8 bytes |
 //! | FENCE | 0, 0 | DMA address of a fence record | 0 | sequence number |
 //! | SPAN begin | 0, pages asked for | process id, or 0 | 0 | span id |
 //! | SPAN end | largest order moved, pages moved | 0 | 0 | span id |
@@ -16,9 +16,10 @@
 //! | NOTE fallback | order that was wanted, folios | 0 | 0 | FALLBACK value |
 //! | NOTE unload | 0, 0 | 0 | 0 | 0 |
 //!
-//! A COPY with FLAG_CHECKSUM goes from or to VRAM, not both; when it is done, the device reads what VRAM holds
-//! of it and writes the checksum, 8 bytes as of JOB_CHECKSUM, to the DMA address in `arg`, a multiple of 8.
-//! So a driver can compare what it can read itself, the other side. FEATURE_CHECKSUM says that the device can.
+//! A COPY with FLAG_CHECKSUM goes from or to VRAM, not both, and a FILL to VRAM; when it is done, the device
+//! reads what VRAM holds of it and writes the checksum, 8 bytes as of JOB_CHECKSUM, to the DMA address in `arg`,
+//! of a FILL in `src`, a multiple of 8. So a driver can compare what it can read itself, the other side, or
+//! what it knows. FEATURE_CHECKSUM says that the device can.
 //!
 //! Addresses of COPY and FILL are DMA addresses, or byte offsets into VRAM where the flag says
 //! so, and multiples of 4 KiB. A span id is the driver's choice, unique among the open spans of
@@ -74,7 +75,7 @@ constants! {
         FLAG_SRC_VRAM = 1 << 0,
         /// COPY, FILL: `dst` is a VRAM offset, not a DMA address.
         FLAG_DST_VRAM = 1 << 1,
-        /// COPY: tell the checksum of what is in VRAM now, see above.
+        /// COPY, FILL: tell the checksum of what is in VRAM now, see above.
         FLAG_CHECKSUM = 1 << 2,
         /// FENCE: raise the queue's MSI-X vector after the record is written.
         FLAG_INTERRUPT = 1 << 0,

@@ -119,7 +119,7 @@ constants! {
         MAX_CONTEXTS = 256,
         /// FEATURES_LO: there are contexts, compute queues, the invalidation and the fault queue.
         FEATURE_CONTEXTS = 1,
-        /// FEATURES_LO: a COPY can tell a checksum, FLAG_CHECKSUM.
+        /// FEATURES_LO: a COPY or FILL can tell a checksum, FLAG_CHECKSUM.
         FEATURE_CHECKSUM = 2,
         /// ERROR_QUEUE: context 0; context n is this + n.
         ERROR_CONTEXT0 = 0x100,

@@ -1,4 +1,4 @@
-//! Checksums: of words that a job sums, and of what a COPY has left in VRAM.
+//! Checksums: of words that a job sums, and of what a COPY or FILL has left in VRAM.
 //!
 //! Each step is a bijection of the sum so far for a given word, and of the word for a given sum: one
 //! word that differs always makes a difference.
@@ -33,7 +33,7 @@ fn add_slice(mut sum: u64, slice: &VolatileSlice<'_, ()>) -> Result<u64, Fault> 
     Ok(sum)
 }
 
-/// Tells the checksum of what VRAM holds of a COPY that is done.
+/// Tells the checksum of what VRAM holds of a COPY or FILL that is done.
 ///
 /// # Errors
 /// The run has ended, or the address cannot be written.
@@ -41,7 +41,7 @@ pub(crate) fn tell(run: &Run<'_>, transfer: &Transfer, address: u64) -> Result<(
     let place = match (transfer.dst, transfer.src) {
         (dst @ Place::Vram(_), _) => dst,
         (_, Source::Place(src)) => src,
-        // A FILL has none.
+        // Only a FILL of VRAM tells one.
         (_, Source::Pattern(_)) => return Ok(()),
     };
     let mut sum = CHECKSUM_BASIS;

@@ -208,25 +208,23 @@ fn transfer(desc: &Desc, fill: bool) -> Result<Command, Fault> {
     let places = if fill {
         FLAG_DST_VRAM
     } else {
-        FLAG_DST_VRAM | FLAG_SRC_VRAM | FLAG_CHECKSUM
+        FLAG_DST_VRAM | FLAG_SRC_VRAM
     };
     require(
-        desc.flags & !(places | FLAG_TRIGGER_MASK) == 0,
+        desc.flags & !(places | FLAG_CHECKSUM | FLAG_TRIGGER_MASK) == 0,
         Status::STATUS_BAD_FIELD,
     )?;
     let trigger = trigger(desc.flags)?;
-    let checksum = (desc.flags & FLAG_CHECKSUM != 0).then_some(desc.arg);
-    let reserved = match (fill, checksum) {
-        (true, _) => desc.src,
-        (false, None) => desc.arg,
-        (false, Some(address)) => {
-            let ways = desc.flags & (FLAG_DST_VRAM | FLAG_SRC_VRAM);
-            require(ways.count_ones() == 1, Status::STATUS_BAD_FIELD)?;
-            aligned(address, CHECKSUM_ALIGN)?;
-            0
-        }
-    };
-    require(reserved == 0, Status::STATUS_BAD_FIELD)?;
+    // Zero, but for a checksum.
+    let address = if fill { desc.src } else { desc.arg };
+    let checksum = (desc.flags & FLAG_CHECKSUM != 0).then_some(address);
+    if checksum.is_some() {
+        let ways = desc.flags & places;
+        require(ways.count_ones() == 1, Status::STATUS_BAD_FIELD)?;
+        aligned(address, CHECKSUM_ALIGN)?;
+    } else {
+        require(address == 0, Status::STATUS_BAD_FIELD)?;
+    }
     let bytes = folio_bytes(desc.order, desc.count)?;
     require(bytes <= MAX_TRANSFER_BYTES, Status::STATUS_BAD_COUNT)?;
     let place = |address: u64, vram: u16| {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::device::{self, Outcome};
 use crate::gpu::{Command, Gpu};
 use crate::sys::fork::{Ended, fork};
-use crate::sys::memory::{Memory, PAGE, UNIT};
+use crate::sys::memory::{Advice, Memory, PAGE, UNIT};
 use crate::{pattern, size, thp};
 
 /// Where the driver's parameters are.
@@ -25,11 +25,10 @@ const TOUCH_LIMIT: Duration = Duration::from_secs(120);
 
 /// Do with memory what standard input says, and say what came of it, one line each.
 ///
-/// fill: write a new pattern. to-device, home: migrate. read: have the kernel read each page, and
-/// compare it. touch: read the first page in a child. job: have the GPU sum it up. renew: give the
-/// memory up and take other memory. reopen: use the GPU that is
-/// there now. parameter NAME VALUE: set one of the
-/// driver.
+/// fill: write a new pattern. drop: have it be holes, which read as zero. to-device, home: migrate.
+/// read: have the kernel read each page, and compare it. touch: read the first page in a child. job:
+/// have the GPU sum it up. renew: give the memory up and take other memory. reopen: use the GPU that is
+/// there now. parameter NAME VALUE: set one of the driver.
 #[derive(Debug, Parser)]
 #[command(name = "hmmgpu-outcome")]
 struct Args {
@@ -57,6 +56,7 @@ pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
         gpu: Gpu::open(&args.device)?,
         memory: Memory::anonymous(args.size).context("cannot map memory")?,
         seed: 0,
+        dropped: false,
         pipe: pipe().context("cannot make a pipe")?,
     };
     owner.fill();
@@ -80,8 +80,10 @@ fn say(line: &str) -> Result<()> {
 struct Owner {
     gpu: Gpu,
     memory: Memory,
-    /// Of the pattern in memory.
+    /// Of the pattern that was written last.
     seed: u64,
+    /// Whether it was dropped since.
+    dropped: bool,
     pipe: (PipeReader, PipeWriter),
 }
 
@@ -92,6 +94,12 @@ impl Owner {
         Ok(match line {
             "fill" => {
                 self.fill();
+                "done".to_owned()
+            }
+            "drop" => {
+                let dropped = self.memory.advise(pages, Advice::DontNeed);
+                dropped.context("cannot drop memory")?;
+                self.dropped = true;
                 "done".to_owned()
             }
             "to-device" => moved(device.to_device(&self.memory, pages)),
@@ -123,6 +131,7 @@ impl Owner {
 
     fn fill(&mut self) {
         self.seed += 1;
+        self.dropped = false;
         for page in 0..self.memory.pages() {
             let base = pattern::page_base(self.seed, page);
             pattern::fill(self.memory.words_mut(page), base);
@@ -148,7 +157,11 @@ impl Owner {
                 *word = u64::from_ne_bytes(*bytes);
             }
             let base = pattern::page_base(self.seed, page);
-            if pattern::differing_bytes(&words, base) == 0 {
+            let is_right = match self.dropped {
+                true => words.iter().all(|word| *word == 0),
+                false => pattern::differing_bytes(&words, base) == 0,
+            };
+            if is_right {
                 right += 1;
             } else {
                 wrong += 1;
@@ -195,7 +208,11 @@ impl Owner {
         (0..self.memory.pages()).fold(CHECKSUM_BASIS, |sum, page| {
             let base = pattern::page_base(self.seed, page);
             (0..words).fold(sum, |sum, word| {
-                (sum ^ pattern::word(base, word)).wrapping_mul(CHECKSUM_PRIME)
+                let word = match self.dropped {
+                    true => 0,
+                    false => pattern::word(base, word),
+                };
+                (sum ^ word).wrapping_mul(CHECKSUM_PRIME)
             })
         })
     }

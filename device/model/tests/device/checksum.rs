@@ -2,7 +2,7 @@
 
 use hmmgpu_contract::compute::{CHECKSUM_BASIS, CHECKSUM_PRIME};
 use hmmgpu_contract::desc::{Desc, FLAG_CHECKSUM};
-use hmmgpu_model::mock::descriptors::{Side, copy};
+use hmmgpu_model::mock::descriptors::{Side, copy, fill};
 
 use crate::rig::{MIB, Mock, assert_clean, mock, pattern};
 
@@ -76,5 +76,33 @@ fn copies_that_are_wrong_or_not_done_are_caught_in_both_ways() {
         let (told, came) = there_and_back(&mut driver);
         assert_eq!(told, [checksum(&data); 2], "{fault}");
         assert_ne!(checksum(&came), checksum(&data), "{fault}");
+    }
+}
+
+#[test]
+fn a_fill_of_vram_tells_one_too() {
+    let told = |fault: Option<&str>| {
+        let mut driver = mock(2 * BYTES + MIB);
+        let address = driver.data();
+        let faults = fault.map(|fault| fault.parse().unwrap());
+        driver
+            .function()
+            .inject(faults.into_iter().collect())
+            .unwrap();
+        // VRAM is no longer what it was at first.
+        let before = fill(9, 1, Side::Vram(0), 7);
+        let zeros = Desc {
+            flags: FLAG_CHECKSUM | fill(9, 1, Side::Vram(0), 0).flags,
+            src: address,
+            ..fill(9, 1, Side::Vram(0), 0)
+        };
+        assert_clean(&driver.run(&[before, zeros]).unwrap());
+        let told = driver.ram().read(address, 8);
+        u64::from_le_bytes(told.try_into().unwrap())
+    };
+    let zeros = checksum(&vec![0; usize::try_from(2 * MIB).unwrap()]);
+    assert_eq!(told(None), zeros);
+    for fault in ["copy:corrupt@2", "copy:drop@2"] {
+        assert_ne!(told(Some(fault)), zeros, "{fault}");
     }
 }

@@ -57,7 +57,17 @@ fn each_rule_has_its_status_and_the_ring_goes_on() {
             S::STATUS_BAD_FIELD,
         ),
         (
-            with(zero, |d| d.flags |= FLAG_CHECKSUM),
+            with(zero, |d| (d.flags, d.src) = (d.flags | FLAG_CHECKSUM, 4)),
+            S::STATUS_MISALIGNED,
+        ),
+        (
+            with(zero, |d| (d.flags, d.src) = (d.flags | FLAG_CHECKSUM, 8)),
+            S::STATUS_DMA_UNMAPPED,
+        ),
+        (
+            with(fill(0, 1, Side::System(data), 0), |d| {
+                (d.flags, d.src) = (d.flags | FLAG_CHECKSUM, data)
+            }),
             S::STATUS_BAD_FIELD,
         ),
         (with(to_vram, |d| d.flags |= 1 << 4), S::STATUS_BAD_FIELD),
