@@ -99,7 +99,8 @@ pub enum FaultOutcome {
     Gone,
     /// Afterwards the driver reset the device by its register.
     ResetByDriver,
-    /// Afterwards the function was reset, by the guest or by the client.
+    /// Afterwards the function was reset, by the guest or by the client, or because all faults were
+    /// cleared while it was gone.
     ResetByBus,
     /// Afterwards the client went away.
     ClientLeft,
