@@ -31,6 +31,7 @@ const SIGNS: &[&str] = &[
     "possible irq lock inversion",
     "inconsistent lock state",
     "suspicious RCU usage",
+    "INFO: trying to register non-static key",
     "KASAN",
     "KCSAN",
     "KFENCE",
@@ -163,7 +164,9 @@ fn message(record: &str) -> Option<&str> {
 /// Whether a line says that the kernel is in trouble.
 pub(crate) fn is_warning(line: &str) -> bool {
     let hung_task = line.contains("INFO: task") && line.contains("blocked for more than");
-    hung_task || SIGNS.iter().any(|sign| line.contains(sign))
+    // The allocator of small objects names its cache, not a place: "BUG kmalloc-64 (Tainted: ...): ".
+    let slab = line.starts_with("BUG ");
+    hung_task || slab || SIGNS.iter().any(|sign| line.contains(sign))
 }
 
 #[cfg(test)]
@@ -189,6 +192,9 @@ mod tests {
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
             "INFO: task sh:12 blocked for more than 120 seconds.",
             "Oops: Oops: 0000 [#1] SMP",
+            "INFO: trying to register non-static key.",
+            "BUG kmalloc-64 (Tainted: G           O       ): Poison overwritten",
+            "BUG task_struct (Not tainted): Object already free",
         ] {
             assert!(is_warning(line), "{line}");
         }
@@ -196,6 +202,9 @@ mod tests {
             "hmmgpu: loading out-of-tree module taints kernel.",
             "Linux version 7.3.4",
             "INFO: lockdep is turned off.",
+            "debugfs: Directory 'hmmgpu' with parent '/' already present!",
+            "DEBUG kmalloc-64 (Not tainted): none",
+            "[Firmware Bug]: TSC ADJUST differs within socket(s)",
         ] {
             assert!(!is_warning(line), "{line}");
         }

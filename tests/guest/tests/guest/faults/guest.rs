@@ -9,6 +9,10 @@ use hmmgpu_vm_tests::program::{Program, Running};
 
 /// A guest boots within this time, also where programs and driver are yet to be made.
 const BOOT: Duration = Duration::from_secs(900);
+/// The end of a guest's script: it fails if the kernel has reported anything.
+const SILENT: &str = "dmesg | grep -E \
+    'WARNING|(^| )BUG[ :]|Oops|blocked for more than|stall|non-static key' && exit 9
+true";
 /// One step.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
@@ -20,15 +24,17 @@ pub(super) struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// Boots one that runs a script of the shell, until it says each of `ready`.
+    /// Boots one that runs a script of the shell, until it says each of `ready`. After the script
+    /// the kernel must have had nothing to say.
     pub(super) fn boot(
         program: &'a Program,
         folder: &'a Path,
         script: &str,
         ready: &[&str],
     ) -> Result<Guest<'a>> {
+        let script = format!("{script}\n{SILENT}");
         let arguments = [
-            "run", "--memory", "1G", "--vram", "64M", "--", "sh", "-c", script,
+            "run", "--memory", "1G", "--vram", "64M", "--", "sh", "-c", &script,
         ];
         let mut running = program.start_open(&arguments, folder)?;
         for (number, line) in ready.iter().enumerate() {

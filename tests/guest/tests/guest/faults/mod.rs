@@ -31,9 +31,7 @@ echo \"neighbour $held\"
 hmmgpu-outcome || exit
 echo >&3
 read verified <&4
-wait $! && echo \"neighbour $verified\"
-dmesg | grep -E 'WARNING|BUG:|Oops|hung task|stall' && exit 9
-true";
+wait $! && echo \"neighbour $verified\"";
 
 pub(crate) fn trials(program: &Arc<Program>) -> Vec<Trial> {
     let checks: [Check; 2] = [
