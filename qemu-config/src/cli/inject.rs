@@ -71,11 +71,33 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
         if text.starts_with(SITE) {
             let fault = text.parse().map(Self::Server);
             return fault.map_err(|error| error.to_string());
         }
         let fault = text.parse().map(Self::Device);
         fault.map_err(|error: hmmgpu_server::SpecError| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_the_devices_or_its_servers() {
+        assert!(matches!("copy:fail".parse(), Ok(Fault::Device(_))));
+        for text in ["server:kill", " server:stop=2s "] {
+            assert!(matches!(text.parse(), Ok(Fault::Server(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_site_is_answered_with_all_there_are() {
+        let error = "foo:bar".parse::<Fault>().expect_err("no site");
+        for known in ["copy, fence", "server:kill", "server:stop=TIME"] {
+            assert!(error.contains(known), "{error}");
+        }
     }
 }

@@ -121,6 +121,8 @@ const SITES: [(&str, FaultSite); 8] = [
 
 /// Names of sites, for people.
 const SITE_NAMES: &str = "copy, fence, interrupt, fault, translation, engine, vram, gpu";
+/// No site of a device: its process, which the command does something to from outside.
+const SERVER: &str = "server";
 
 /// Actions of each site, for people.
 fn actions_of(site: FaultSite) -> &'static str {
@@ -172,7 +174,7 @@ fn parse(text: &str) -> Result<FaultSpec, String> {
         .iter()
         .find(|(name, _)| *name == site)
         .map(|(_, site)| *site)
-        .ok_or_else(|| format!("there is no such site; there are {SITE_NAMES}"))?;
+        .ok_or_else(|| no_such_site(site))?;
     let part = match part {
         None => Part::All,
         Some(part) => parse_part(site, part)?,
@@ -202,6 +204,17 @@ fn parse(text: &str) -> Result<FaultSpec, String> {
         times: times.or(once.then_some(1)),
         text: text.to_owned(),
     })
+}
+
+fn no_such_site(site: &str) -> String {
+    if site == SERVER {
+        "a server's process is killed or stopped by 'hmmgpu inject' alone, while it runs".to_owned()
+    } else {
+        format!(
+            "there is no such site; there are {SITE_NAMES}; \
+             'hmmgpu inject' also knows {SERVER}:kill and {SERVER}:stop=TIME"
+        )
+    }
 }
 
 fn parse_part(site: FaultSite, text: &str) -> Result<Part, String> {
@@ -371,6 +384,9 @@ mod tests {
             ("", "SITE:ACTION"),
             ("copy", "SITE:ACTION"),
             ("copies:fail", "copy, fence"),
+            ("copies:fail", "knows server:kill and server:stop=TIME"),
+            ("server:kill", "by 'hmmgpu inject' alone, while it runs"),
+            ("server:stop=1s", "by 'hmmgpu inject' alone, while it runs"),
             ("copy:burn", "fail, corrupt, drop, delay=TIME"),
             ("copy:delay", "delay=TIME"),
             ("copy:delay=5", "50ms"),
