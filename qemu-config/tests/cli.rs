@@ -308,9 +308,13 @@ fn a_server_is_made_to_stand_still_and_killed() {
     let killed = inject("server:kill").output().expect("starts");
     assert_eq!(killed.status.code(), Some(0), "{}", text(&killed.stderr));
     assert_eq!(server.end().signal(), Some(9));
+    // It could not remove its socket; who looks for it next does.
+    let control = home.path().join(format!("hmmgpu/{pid}.control"));
+    assert!(control.exists());
     let none = inject("server:kill").output().expect("starts");
     assert_eq!(none.status.code(), Some(1));
     assert!(text(&none.stderr).contains("no GPU runs"));
+    assert!(!control.exists());
     let wrong = inject("server:kill@3").output().expect("starts");
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("stop=TIME"));
