@@ -318,12 +318,20 @@ impl Start {
         while arrived.load(Ordering::SeqCst) < u64::from(self.processes) {
             ensure!(
                 Instant::now() < deadline,
-                "another process has not begun within {} s",
+                "another process has not begun within {} s, or was killed before",
                 PATIENCE.as_secs()
             );
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
+    }
+
+    /// Nobody is to wait any more: a process has failed, maybe before it was there.
+    fn give_up(&self) {
+        let processes = u64::from(self.processes);
+        self.arrived
+            .atomic(0, 0)
+            .fetch_add(processes, Ordering::SeqCst);
     }
 }
 
@@ -356,6 +364,7 @@ fn run_process(args: &Plan, number: u32, share: usize, start: &Start, mut out: F
     match run() {
         Ok(()) => 0,
         Err(error) => {
+            start.give_up();
             eprintln!("{}: process {number}: {error:#}", args.program);
             1
         }
@@ -395,4 +404,17 @@ pub(crate) fn memory_info(name: &str) -> Result<usize> {
         .and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok())
         .map(|kib| kib << 10)
         .with_context(|| format!("/proc/meminfo has no {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_process_that_failed_before_it_was_there() -> Result<()> {
+        let start = Start::new(3)?;
+        start.give_up();
+        start.wait()?;
+        start.wait()
+    }
 }
