@@ -54,7 +54,8 @@ fn round(link: &LinkSpec, parts: &[Plan], way: Way) -> anyhow::Result<Vec<Pair>>
 }
 
 /// The same folio over and over, which stays in the caches: memory does not limit the host there.
-fn in_cache(way: Way, order: u8) -> Vec<Plan> {
+fn in_cache(way: Way) -> Vec<Plan> {
+    let order = CACHED;
     let copies = PARTS * TURN / (4096 << order);
     let pieces = vec![(0, 0); copies];
     vec![Plan { way, order, pieces }]
@@ -72,30 +73,31 @@ fn joined(parts: &[Plan]) -> Vec<Plan> {
     parts.chunks(PARTS).map(join).collect()
 }
 
+/// Makes the parts of a turn.
+type Parts = fn(Way) -> Vec<Plan>;
+
+/// What is copied over each link: its name, the way, and the parts of a turn.
+fn rows() -> impl Iterator<Item = (String, Way, Parts)> {
+    let kinds: [(&str, Parts); 3] = [
+        ("2MiB", |way| joined(&scattered(way, HUGE))),
+        ("4KiB", |way| joined(&scattered(way, 0))),
+        ("128KiB in the cache", in_cache),
+    ];
+    kinds.into_iter().flat_map(|(what, parts)| {
+        [("to VRAM", Way::ToVram), ("home", Way::Home)]
+            .map(|(to, way)| (format!("{what} {to}"), way, parts))
+    })
+}
+
 pub(crate) fn links(table: &mut Table, options: &Options) -> anyhow::Result<()> {
     for link in LINKS {
-        let to_memory = |way, order| joined(&scattered(way, order));
-        for (what, way, parts) in [
-            ("2MiB to VRAM", Way::ToVram, to_memory(Way::ToVram, HUGE)),
-            ("2MiB home", Way::Home, to_memory(Way::Home, HUGE)),
-            ("4KiB to VRAM", Way::ToVram, to_memory(Way::ToVram, 0)),
-            ("4KiB home", Way::Home, to_memory(Way::Home, 0)),
-            (
-                "128KiB in the cache to VRAM",
-                Way::ToVram,
-                in_cache(Way::ToVram, CACHED),
-            ),
-            (
-                "128KiB in the cache home",
-                Way::Home,
-                in_cache(Way::Home, CACHED),
-            ),
-        ] {
+        for (what, way, parts) in rows() {
             let name = format!("link {link} {what}");
             if !options.wants(&name) {
                 continue;
             }
             let spec: LinkSpec = link.parse()?;
+            let parts = parts(way);
             let mut pairs = Vec::new();
             for _ in 0..options.rounds(ROUNDS) {
                 pairs.extend(round(&spec, &parts, way)?);
