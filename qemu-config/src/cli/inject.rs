@@ -73,8 +73,7 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.starts_with(SITE) {
-            let fault = text.parse().map(Self::Server);
-            return fault.map_err(|error| error.to_string());
+            return text.parse().map(Self::Server);
         }
         let fault = text.parse().map(Self::Device);
         fault.map_err(|error: hmmgpu_server::SpecError| error.to_string())
