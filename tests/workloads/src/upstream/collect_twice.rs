@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use hmmgpu_uapi::Migrate;
 
-use crate::device::{self, Device};
+use super::begin;
+use crate::device;
 use crate::rng::Rng;
-use crate::sys::memory::{Advice, Memory, UNIT};
-use crate::thp::Controls;
+use crate::sys::memory::{Advice, Memory};
 
 /// Drops 2 MiB in the moment in which a migration splits a folio there, until the driver was told of
 /// more pages than there are.
@@ -37,10 +37,7 @@ struct Args {
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let device = Device::open(&args.device)?;
-    let controls = Controls::take()?;
-    controls.only(9)?;
-    let mut memory = Memory::anonymous(UNIT).context("cannot map memory")?;
+    let (device, _controls, mut memory) = begin(&args.device, 9)?;
     let mut random = Rng::new(1, 0);
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let before = device.stats()?.collected_again;

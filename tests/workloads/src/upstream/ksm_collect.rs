@@ -10,10 +10,10 @@ use std::{fs, thread};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::device::{self, Device};
+use super::begin;
+use crate::device;
 use crate::pagemap;
-use crate::sys::memory::{Advice, Memory, UNIT};
-use crate::thp::Controls;
+use crate::sys::memory::Advice;
 
 /// Has ksmd pass over merged pages while a migration has them unmapped, and migrates them again.
 #[derive(Debug, Parser)]
@@ -41,14 +41,11 @@ const TO_MERGE: u64 = 3;
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let device = Device::open(&args.device)?;
     if !Path::new(KSM).exists() {
         println!("not shown: this kernel has no KSM");
         return Ok(ExitCode::FAILURE);
     }
-    let controls = Controls::take()?;
-    controls.only(0)?;
-    let mut memory = Memory::anonymous(UNIT).context("cannot map memory")?;
+    let (device, _controls, mut memory) = begin(&args.device, 0)?;
     let pages = memory.pages();
     // Each content is in two pages, and that of the last one nowhere else: it moves, so that there
     // is a copy to wait for.

@@ -11,12 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 use super::kernel_log::KernelLog;
-use super::send_all;
-use crate::device::{self, Device};
+use super::{begin, send_all};
+use crate::device;
 use crate::pattern;
 use crate::sys::fork::{Ended, fork};
-use crate::sys::memory::{Memory, UNIT};
-use crate::thp::Controls;
+use crate::sys::memory::Memory;
 
 /// Moves 2 MiB that a fork shares to the device, and looks whether the kernel warns.
 #[derive(Debug, Parser)]
@@ -39,10 +38,7 @@ const SIGN: &str = "remove_migration_pmd";
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let device = Device::open(&args.device)?;
-    let controls = Controls::take()?;
-    controls.only(9)?;
-    let mut memory = Memory::anonymous(UNIT).context("cannot map memory")?;
+    let (device, _controls, mut memory) = begin(&args.device, 9)?;
     let pages = memory.pages();
     for page in 0..pages {
         memory.words_mut(page).fill(pattern::mix(page as u64));

@@ -8,12 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use super::send_all;
-use crate::device::{self, Device};
+use super::{begin, send_all};
+use crate::device;
 use crate::pagemap;
 use crate::pattern;
-use crate::sys::memory::{Memory, UNIT};
-use crate::thp::Controls;
+use crate::sys::memory::Memory;
 
 /// Has writes forgotten while pages are on the device, writes, and looks whether that is noticed.
 #[derive(Debug, Parser)]
@@ -35,10 +34,7 @@ const CLEAR: (&str, &str) = ("/proc/self/clear_refs", "4");
 /// Runs the program.
 pub(crate) fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let args = Args::try_parse_from(args)?;
-    let device = Device::open(&args.device)?;
-    let controls = Controls::take()?;
-    controls.only(0)?;
-    let mut memory = Memory::anonymous(UNIT).context("cannot map memory")?;
+    let (device, _controls, mut memory) = begin(&args.device, 0)?;
     let pages = memory.pages();
     write(&mut memory, 1);
     forget()?;
